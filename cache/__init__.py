@@ -1,0 +1,1 @@
+"""Rung 2: blocks, tiers, cascade, recovery and the column cache."""

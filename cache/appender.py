@@ -1,0 +1,359 @@
+"""Writing objects: blocks go straight into leased segments, and one publish makes the object visible.
+
+The last block written is the root (block 0); it names how many others there are, so an object whose writer dies is never
+visible. Rows are read back in the order 1, 2, ..., 0.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tierstore.ringbuf import layout
+from tierstore.ringbuf import session as words
+from tierstore.ringbuf.client import Lease, Session
+from tierstore.ringbuf.errors import CorruptionError, Full, PeerLost
+
+from .block import Encoder, Payload, cut
+from .keys import check_key
+
+# A block is split by rows to fill a segment only where at least this much of the segment is left.
+SPLIT_SHARE = 8
+SPLIT_ROWS = 64  # splits fall on whole bytes of validity bitmaps, so slices need no copy
+
+
+class Appender:
+    """Takes leases of one session and appends records to them."""
+
+    def __init__(self, session: Session, alive: Callable[[], None]):
+        self.session, self.alive = session, alive
+        self.room = session.grant.segment_bytes - layout.SEGMENT_HEADER_BYTES
+
+    def lease_with(self, pool: int, kind: int, size: int) -> Lease:
+        """The open lease of a pool and class if ``size`` more bytes fit, else a new one."""
+        session = self.session
+        lease = session.leases.get((pool, kind))
+        if lease is not None:
+            if lease.next + size <= session.grant.segment_bytes and session.native.lease_enter(session.x, lease.address):
+                return lease
+            self.retire(lease)
+        lease = session.take_lease(self.alive, pool, kind)
+        session.leases[pool, kind] = lease
+        if not session.native.lease_enter(session.x, lease.address):
+            return self.lease_with(pool, kind, size)
+        return lease
+
+    def remaining(self, pool: int, kind: int) -> int:
+        """Bytes left in the open lease, 0 without one."""
+        lease = self.session.leases.get((pool, kind))
+        return self.session.grant.segment_bytes - lease.next if lease is not None else 0
+
+    def retire(self, lease: Lease) -> None:
+        """Stop filling a lease; it is given back when no unpublished object lies in it any more."""
+        if self.session.leases.get((lease.pool, lease.kind)) is lease:
+            del self.session.leases[lease.pool, lease.kind]
+        if lease.open_writers == 0:
+            self.session.seal(self.alive, lease)
+
+    def release_all(self) -> None:
+        """Give every lease back; before closing."""
+        for lease in list(self.session.leases.values()):
+            self.retire(lease)
+
+    def put_values(self, items: Sequence[tuple[str, Any]], pool: int, kind: int, expiry_ms: int) -> None:
+        """Append and publish plain values, in order; those that do not fit a segment go piece by piece."""
+        session, position = self.session, 0
+        items = items if isinstance(items, list) else list(items)
+        with session.lock:
+            while position < len(items):
+                lease = self.lease_with(pool, kind, layout.RECORD_HEADER_BYTES)
+                first = lease.next
+                try:
+                    self._template(lease, pool, kind, expiry_ms)
+                    reached = session.native.put_values(session.x, lease.address, session.request, items, position)
+                    session.version = int(session._request_memory[words.Q_VERSION // 8])
+                    self._publish(lease, first)
+                finally:
+                    session.native.lease_leave(session.x)
+                if reached < len(items):
+                    reached += self._put_odd(items[reached], first == lease.next, pool, kind, expiry_ms, lease)
+                position = reached
+
+    def _put_odd(self, item: tuple[str, Any], nothing_fitted: bool, pool: int, kind: int, expiry_ms: int,
+                 lease: Lease) -> int:
+        """The value the kernel stopped at: a bad key, a full segment, or a value larger than a segment."""
+        raw = check_key(item[0])
+        size = memoryview(item[1]).nbytes
+        if record_bytes(len(raw), size) > self.room:
+            writer = ObjectWriter(self, item[0], pool, kind, expiry_ms)
+            writer.write_bytes(item[1])
+            writer.close()
+            return 1
+        self.retire(lease)
+        return 0
+
+    def _template(self, lease: Lease, pool: int, kind: int, expiry_ms: int) -> None:
+        request = self.session._request_memory
+        request[: words.Q_PIECES // 8] = 0
+        request[words.Q_BLOCK_COUNT // 8] = 1
+        request[words.Q_POOL // 8], request[words.Q_CLASS // 8] = pool, kind
+        request[words.Q_EXPIRY // 8] = expiry_ms
+        request[words.Q_VERSION // 8] = self.session.version
+        self._flush_flag(request, lease)
+
+    def _flush_flag(self, request: np.ndarray, lease: Lease) -> None:
+        request[words.Q_FLUSH // 8] = int(self.session.kinds[lease.segment]) == layout.KIND_PMEM
+
+    def _publish(self, lease: Lease, first: int) -> None:
+        """Have the daemon make the records from ``first`` on visible."""
+        if lease.next == first:
+            return
+        result = self.session.submit(self.alive, layout.OP_PUBLISH, lease.segment, first, lease.next)
+        if result == layout.RESULT_INDEX_FULL:
+            raise Full("the index has no room for another key; delete objects, use larger values, or configure a larger "
+                       "store (the index is sized by its capacity)")
+        if result < 0:
+            raise CorruptionError(f"segment {lease.segment}", first, "a publishable record", f"refusal {result}")
+
+    def append(self, lease: Lease, block: Block) -> None:
+        """Copy one block into an entered lease; it fits."""
+        session = self.session
+        with session.lock:
+            offset = lease.next
+            target = int(lease.words[words.L_BASE // 8]) + offset
+            length = record_bytes(len(block.key), block.payload_bytes)
+            generation = int(lease.words[words.L_GENERATION // 8])
+            session.native.claim_record(target, length, generation)
+            lease.next = offset + length
+        memory = np.zeros(words.REQUEST_BYTES // 8, "<u8")
+        key = ctypes.create_string_buffer(block.key, len(block.key) + 8)
+        values = {
+            words.Q_TARGET: target, words.Q_LENGTH: length, words.Q_GENERATION: generation,
+            words.Q_PLACE: block.place, words.Q_VERSION: block.version, words.Q_KEY: ctypes.addressof(key),
+            words.Q_KEY_BYTES: len(block.key), words.Q_KIND: block.kind, words.Q_BLOCK_INDEX: block.index,
+            words.Q_BLOCK_COUNT: block.count, words.Q_EXPIRY: block.expiry_ms, words.Q_VALUE_BYTES: block.value_bytes,
+            words.Q_ROWS: block.rows, words.Q_POOL: lease.pool, words.Q_CLASS: lease.kind,
+            words.Q_SCHEMA_BYTES: block.schema_bytes, words.Q_OBJECT_BYTES: block.object_bytes,
+            words.Q_OBJECT_ROWS: block.object_rows, words.Q_STORED_BYTES: block.value_bytes,
+            words.Q_PAYLOAD_BYTES: block.payload_bytes, words.Q_PIECES: block.pieces.ctypes.data,
+            words.Q_PIECE_COUNT: block.piece_count,
+        }
+        for at, value in values.items():
+            memory[at // 8] = value
+        self._flush_flag(memory, lease)
+        session.native.append(int(memory.ctypes.data))
+        session.count(words.COUNT_BYTES_PUT, block.payload_bytes)
+
+
+class Block:
+    """One block about to be appended."""
+
+    __slots__ = ("count", "expiry_ms", "index", "key", "kind", "object_bytes", "object_rows", "payload_bytes",
+                 "piece_count", "pieces", "place", "rows", "schema_bytes", "value_bytes", "version")
+
+    def __init__(self, key: bytes, place: int, index: int, version: int, expiry_ms: int, payload: Payload):
+        self.key, self.place, self.index, self.version, self.expiry_ms = key, place, index, version, expiry_ms
+        self.kind, self.rows, self.pieces, self.piece_count = (
+            payload.kind, payload.rows, payload.pieces, payload.piece_count)
+        self.payload_bytes, self.value_bytes = payload.padded_bytes, payload.value_bytes
+        self.schema_bytes, self.count, self.object_bytes, self.object_rows = payload.schema_bytes, 0, 0, 0
+
+
+def record_bytes(key_bytes: int, payload_bytes: int) -> int:
+    """Length of a record in a segment."""
+    start = (layout.RECORD_HEADER_BYTES + key_bytes + 63) & ~63
+    return (start + payload_bytes + layout.GRANULE - 1) & ~(layout.GRANULE - 1)
+
+
+class RowTooLarge(Full):
+    """A row larger than a segment in an object of several batches."""
+
+
+class ObjectWriter:
+    """Writes one object; nothing of it is visible before close().
+
+    Callers: one thread. A writer dropped without close(), or whose process dies, leaves nothing visible; its bytes come
+    back with its segments.
+    """
+
+    def __init__(self, appender: Appender, key: str, pool: int, kind: int, expiry_ms: int,
+                 schema: pa.Schema | None = None):
+        session = appender.session
+        self.appender, self.key = appender, check_key(key)
+        self.pool, self.kind, self.expiry_ms = pool, kind, expiry_ms
+        self._encoder = Encoder(schema) if schema is not None else None
+        self._held: pa.RecordBatch | None = None
+        self._ranges: list[tuple[Lease, int, int]] = []
+        self._blocks, self._rows, self._bytes = 0, 0, 0
+        with session.lock:
+            session.version += 1
+            self.version = session.version
+        key_buffer = ctypes.create_string_buffer(self.key, len(self.key) + 8)
+        self._hash = session.native.hash_key(ctypes.addressof(key_buffer), len(self.key)) & (2**64 - 1)
+        self._done = False
+
+    # --- batches: one is held back, because the last becomes the root ---------------------------------------------------
+
+    def write_batch(self, batch: pa.RecordBatch) -> None:
+        """Add rows."""
+        if batch.num_rows == 0 and batch.num_columns > 0:
+            return
+        if self._held is not None:
+            self._write_rows(self._held, last=False)
+        self._held = batch
+
+    def close_batches(self) -> None:
+        """Write what is held back as the root, and publish."""
+        assert self._encoder is not None
+        if self._held is None:
+            self._append(self._encoder.empty(), root=True)
+        else:
+            self._write_rows(self._held, last=True)
+        self._publish()
+
+    def _write_rows(self, batch: pa.RecordBatch, last: bool) -> None:
+        """Encode a batch as one block, or as several where it does not fit the room left."""
+        assert self._encoder is not None
+        while True:
+            payload = self._encoder.encode(batch, root=last)
+            size = record_bytes(len(self.key), payload.padded_bytes)
+            room = self.appender.remaining(self.pool, self.kind)
+            if size <= room:
+                break
+            if room < self.appender.room // SPLIT_SHARE or batch.num_rows <= 1:
+                room = self.appender.room
+                if size <= room:
+                    break
+            rows = int(batch.num_rows * (room - len(self._encoder.message)) / size * 0.999) // SPLIT_ROWS * SPLIT_ROWS
+            rows = rows or (batch.num_rows // 2 if size > self.appender.room else 0)
+            if batch.num_rows <= 1 or not self._fits(batch, rows, room):
+                if size <= self.appender.room:
+                    break
+                self._write_pieces(payload, last)
+                return
+            self._append(self._encoder.encode(batch.slice(0, rows), root=False), root=False)
+            batch = batch.slice(rows)
+        self._append(payload, root=last)
+
+    def _fits(self, batch: pa.RecordBatch, rows: int, room: int) -> bool:
+        """Whether a slice really becomes small enough (string views and dictionaries may not)."""
+        assert self._encoder is not None
+        if rows <= 0:
+            return False
+        payload = self._encoder.encode(batch.slice(0, rows), root=False)
+        return record_bytes(len(self.key), payload.padded_bytes) <= room
+
+    # --- bytes ------------------------------------------------------------------------------------------------------------
+
+    def write_bytes(self, value: Any) -> None:
+        """A value of any size, as pieces."""
+        view = memoryview(value).cast("B")
+        source = np.frombuffer(view, "u1")
+        pieces = np.array([[source.ctypes.data if len(view) else 0, len(view)]], "<u8")
+        payload = Payload(layout.KIND_BYTES, 0, pieces, 1 if len(view) else 0, 0, [source, value])
+        if record_bytes(len(self.key), payload.padded_bytes) <= self.appender.room:
+            self._append(payload, root=True)
+        else:
+            self._write_pieces(payload, last=True)
+
+    def close(self) -> None:
+        """Publish what write_bytes() wrote."""
+        self._publish()
+
+    def write_whole(self, table: pa.Table) -> None:
+        """A table that no split by rows makes small enough: one stream, cut into pieces."""
+        assert self._encoder is not None
+        self._write_pieces(self._encoder.whole(table.to_batches()), last=True)
+        self._publish()
+
+    def _write_pieces(self, payload: Payload, last: bool) -> None:
+        """Cut a payload that rows cannot make smaller; the reader puts it together in memory of its own."""
+        whole: Any = None
+        if payload.kind == layout.KIND_BYTES:
+            kind, base, total = layout.KIND_BYTES_PIECE, int(payload.pieces[0, 0]), int(payload.pieces[0, 1])
+        elif payload.kind == layout.KIND_STREAM and last and self._blocks == 0:
+            whole = np.frombuffer(cut(payload), "u1")
+            kind, base, total = layout.KIND_STREAM_PIECE, int(whole.ctypes.data), len(whole)
+        else:
+            raise RowTooLarge(f"one row of key {self.key.decode()!r:.60} does not fit a segment of "
+                              f"{self.appender.room} bytes: put the table whole, or configure larger segments")
+        step = (self.appender.room - layout.RECORD_HEADER_BYTES - len(self.key) - 256) & ~63
+        for start in range(0, total, step):
+            pieces = np.array([[base + start, min(step, total - start)]], "<u8")
+            part = Payload(kind, payload.rows if start + step >= total else 0, pieces, 1, 0, [whole, payload])
+            self._append(part, root=start + step >= total)
+
+    # --- records ------------------------------------------------------------------------------------------------------------
+
+    def _append(self, payload: Payload, root: bool) -> None:
+        appender, session = self.appender, self.appender.session
+        index = 0 if root else self._blocks + 1
+        block = Block(self.key, self._place(index), index, self.version, self.expiry_ms, payload)
+        self._blocks += 1
+        self._rows += block.rows
+        self._bytes += block.value_bytes
+        if root:
+            block.count, block.object_bytes, block.object_rows = self._blocks, self._bytes, self._rows
+        with session.lock:
+            lease = appender.lease_with(self.pool, self.kind, record_bytes(len(self.key), block.payload_bytes))
+            lease.open_writers += 1
+            first = lease.next
+        # The lease stays entered until the object is published: an idle one may be taken back with what lies in it.
+        self._ranges.append((lease, first, first + record_bytes(len(self.key), block.payload_bytes)))
+        appender.append(lease, block)
+
+    def _place(self, index: int) -> int:
+        return self._hash if index == 0 else place_of(self._hash, index)
+
+    def _publish(self) -> None:
+        """Publish all ranges, the root's last; one store in the index makes the object visible."""
+        appender, session = self.appender, self.appender.session
+        for lease, first, end in self._ranges:
+            result = session.submit(appender.alive, layout.OP_PUBLISH, lease.segment, first, end)
+            if result == layout.RESULT_INDEX_FULL:
+                self.abort()
+                raise Full("the index has no room for another block; delete objects or configure a larger store")
+            if result < 1:
+                self.abort()
+                raise PeerLost(f"the daemon refused to publish {self.key.decode()!r:.60} ({result}): it took the lease "
+                               "back, or restarted and lost it; put again")
+        session.count(words.COUNT_PUTS, 1)
+        self._finish()
+
+    def abort(self) -> None:
+        """Give up: nothing of the object becomes visible."""
+        self._finish()
+
+    def _finish(self) -> None:
+        if self._done:
+            return
+        self._done = True
+        with self.appender.session.lock:
+            for lease, _, _ in self._ranges:
+                lease.open_writers -= 1
+                self.appender.session.native.lease_leave(self.appender.session.x)
+                if lease.open_writers == 0 and self.appender.session.leases.get((lease.pool, lease.kind)) is not lease:
+                    self.appender.session.seal(self.appender.alive, lease)
+
+
+_K2, _K3, _MASK = 0xE7037ED1A0B428DB, 0x8EBC6AF09C88C6E3, 2**64 - 1
+
+
+def place_of(key_hash: int, index: int) -> int:
+    """records.place_of() for the few places that need it in Python."""
+    product = (key_hash ^ (index * _K3 & _MASK)) * _K2
+    return (product >> 64) ^ (product & _MASK)
+
+
+def expiry_of(ttl: float | None) -> int:
+    """Unix milliseconds at which a time to live of ``ttl`` seconds ends; 0 for never."""
+    if ttl is None:
+        return 0
+    if not ttl > 0:
+        raise ValueError(f"ttl = {ttl!r} must be a positive number of seconds, or None for no limit")
+    return int((time.time() + ttl) * 1000)

@@ -1,0 +1,250 @@
+"""Blocks: how a record batch becomes the payload of a record, and back, without copying on the way out.
+
+Three forms. BATCH: the schema message (root block only) and one record batch message, for every schema without
+dictionaries; reading it costs one parse of the message. STREAM: a whole IPC stream, where the schema has dictionaries or
+there are no rows at all. Pieces: a payload that no row split makes small enough, cut into bytes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tierstore.ringbuf import layout
+from tierstore.ringbuf.jit import load
+
+# Up to here one more copy (Arrow's own serializer) is cheaper than a Python call per buffer.
+SERIALIZE_BYTES_MAX = 512 << 10
+SCHEMA_CACHE_MAX = 1024
+
+
+@lru_cache(maxsize=1)
+def _kernels() -> Any:
+    return load(["tierstore.cache.ipc_kernels"])
+
+
+@dataclass
+class Payload:
+    """What append() needs: pieces to copy in order, each padded to 64 bytes, and what keeps their memory alive."""
+
+    kind: int
+    rows: int
+    pieces: np.ndarray
+    piece_count: int
+    schema_bytes: int = 0
+    alive: list[Any] = field(default_factory=list)
+
+    @property
+    def padded_bytes(self) -> int:
+        """Payload size in the record."""
+        sizes = self.pieces[: self.piece_count, 1].astype(np.int64)
+        return int(((sizes + 63) & ~63).sum())
+
+    @property
+    def value_bytes(self) -> int:
+        """Payload size without the padding behind the last piece."""
+        if self.piece_count == 0:
+            return 0
+        last = int(self.pieces[self.piece_count - 1, 1])
+        return self.padded_bytes - ((last + 63) & ~63) + last
+
+
+class _Sink:
+    """A file object that keeps what Arrow writes: metadata as bytes, buffers as they are."""
+
+    def __init__(self) -> None:
+        self.parts: list[Any] = []
+        self.closed = False
+        self._written = 0
+
+    def write(self, part: Any) -> int:
+        self.parts.append(part)
+        self._written += len(part)
+        return len(part)
+
+    def tell(self) -> int:
+        return self._written
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def has_dictionary(kind: pa.DataType) -> bool:
+    """Whether a type holds a dictionary at any depth (its IPC form then needs messages of its own)."""
+    if pa.types.is_dictionary(kind):
+        return True
+    if isinstance(kind, pa.BaseExtensionType):
+        return has_dictionary(kind.storage_type)
+    return any(has_dictionary(kind.field(i).type) for i in range(kind.num_fields))
+
+
+class SchemaCache:
+    """Parsed schemas by their serialized bytes; the least recently used one goes first."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[bytes, pa.Schema] = OrderedDict()
+
+    def parse(self, message: bytes) -> pa.Schema:
+        """The schema of a message."""
+        schema = self._known.get(message)
+        if schema is None:
+            schema = pa.ipc.read_schema(pa.py_buffer(message))
+            self._known[message] = schema
+            if len(self._known) > SCHEMA_CACHE_MAX:
+                self._known.popitem(last=False)
+        return schema
+
+
+class Encoder:
+    """Turns record batches of one schema into payloads."""
+
+    def __init__(self, schema: pa.Schema):
+        self.schema = schema
+        self.stream = any(has_dictionary(entry.type) for entry in schema)
+        self.message = bytes(schema.serialize())
+
+    def encode(self, batch: pa.RecordBatch, root: bool) -> Payload:
+        """The payload of one block. Cost: about 20 us and no copy, or 5 us and one copy of a small batch."""
+        if self.stream:
+            return self._stream([batch])
+        if batch.nbytes <= SERIALIZE_BYTES_MAX:
+            return self._small(batch, root)
+        return self._large(batch, root)
+
+    def empty(self) -> Payload:
+        """The payload of an object without batches: the schema alone, as a stream."""
+        return self._stream([])
+
+    def whole(self, batches: list[pa.RecordBatch]) -> Payload:
+        """The payload of a whole object as one stream."""
+        return self._stream(batches)
+
+    def _begin(self, root: bool, room: int) -> tuple[np.ndarray, int, list[Any]]:
+        pieces = np.empty((room + 1, 2), "<u8")
+        if not root:
+            return pieces, 0, []
+        pieces[0] = _address(self.message), len(self.message)
+        return pieces, 1, [self.message]
+
+    def _small(self, batch: pa.RecordBatch, root: bool) -> Payload:
+        message = batch.serialize()
+        frame = message.address
+        body = frame + 8 + int.from_bytes(message.slice(4, 4).to_pybytes(), "little")
+        pieces, first, alive = self._begin(root, _kernels().buffer_count(frame) + 1)
+        count = _kernels().relayout(frame, body, 0, pieces.ctypes.data + 16 * first)
+        alive.append(message)
+        return Payload(layout.KIND_BATCH, batch.num_rows, pieces, first + count,
+                       _padded(len(self.message)) if root else 0, alive)
+
+    def _large(self, batch: pa.RecordBatch, root: bool) -> Payload:
+        parts = _written(batch.schema, [batch])
+        frames = [part for part in _messages(parts) if part.is_batch]
+        frame = frames[-1]
+        pieces, first, alive = self._begin(root, len(frame.buffers) + 1)
+        count = frame.relayout(pieces.ctypes.data + 16 * first)
+        alive += [frame, batch]
+        return Payload(layout.KIND_BATCH, batch.num_rows, pieces, first + count,
+                       _padded(len(self.message)) if root else 0, alive)
+
+    def _stream(self, batches: list[pa.RecordBatch]) -> Payload:
+        """A stream of messages: schema, dictionaries, batches, and the end mark."""
+        frames = list(_messages(_written(self.schema, batches)))
+        pieces = np.empty((sum(len(frame.buffers) + 1 for frame in frames) + 1, 2), "<u8")
+        count = 0
+        for frame in frames:
+            count += frame.relayout(pieces.ctypes.data + 16 * count)
+        pieces[count] = _address(_END_OF_STREAM), len(_END_OF_STREAM)
+        return Payload(layout.KIND_STREAM, sum(batch.num_rows for batch in batches), pieces, count + 1, 0,
+                       [frames, batches])
+
+
+_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+
+
+def _padded(size: int) -> int:
+    return (size + 63) & ~63
+
+
+def _address(data: Any) -> int:
+    """Where a bytes-like object's bytes are."""
+    return int(np.frombuffer(data, "u1").ctypes.data)
+
+
+def _written(schema: pa.Schema, batches: list[pa.RecordBatch]) -> list[Any]:
+    """Everything Arrow's stream writer writes for these batches."""
+    sink = _Sink()
+    with pa.ipc.new_stream(pa.PythonFile(sink, "w"), schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return sink.parts
+
+
+class _Frame:
+    """One message as written: its frame with metadata, and the buffers of its body."""
+
+    def __init__(self, metadata: bytes):
+        size = len(metadata)
+        self._frame = ctypes.create_string_buffer(
+            b"\xff\xff\xff\xff" + size.to_bytes(4, "little") + metadata, _padded(8 + size))
+        self.buffers: list[pa.Buffer] = []
+        self._size = 8 + size
+        self.is_batch = _kernels().buffer_count(ctypes.addressof(self._frame)) >= 0
+
+    def relayout(self, pieces: int) -> int:
+        """List the frame and its buffers as pieces, aligned; how many."""
+        at = ctypes.addressof(self._frame)
+        if not self.is_batch:  # a schema: nothing to move, only the frame grows to whole lines
+            ctypes.c_uint32.from_address(at + 4).value = _padded(self._size) - 8
+            pair = (ctypes.c_uint64 * 2).from_address(pieces)
+            pair[0], pair[1] = at, _padded(self._size)
+            return 1
+        parts = (ctypes.c_uint64 * max(1, len(self.buffers)))(*[part.address for part in self.buffers])
+        return int(_kernels().relayout(at, 0, ctypes.addressof(parts), pieces))
+
+
+def _messages(parts: list[Any]) -> list[_Frame]:
+    """Group what the writer wrote: marker, size and metadata come as bytes, buffers of a body as Arrow buffers."""
+    frames: list[_Frame] = []
+    position = 0
+    while position < len(parts):
+        part = parts[position]
+        if isinstance(part, bytes) and part == b"\xff\xff\xff\xff" and position + 2 < len(parts):
+            size = int.from_bytes(parts[position + 1], "little")
+            if size and isinstance(parts[position + 2], bytes) and len(parts[position + 2]) >= size:
+                frames.append(_Frame(parts[position + 2]))
+                position += 3
+                continue
+        if isinstance(part, pa.Buffer) and part.size > 0:
+            frames[-1].buffers.append(part)
+        position += 1
+    return frames
+
+
+def decode_batch(payload: pa.Buffer, schema: pa.Schema, schema_bytes: int) -> pa.RecordBatch:
+    """The batch of a BATCH payload, over the payload's own memory."""
+    return pa.ipc.read_record_batch(payload.slice(schema_bytes) if schema_bytes else payload, schema)
+
+
+def decode_stream(payload: pa.Buffer) -> pa.Table:
+    """The table of a STREAM payload, over the payload's own memory."""
+    with pa.ipc.open_stream(payload) as reader:
+        return reader.read_all()
+
+
+def cut(payload: Payload) -> bytes:
+    """A payload as one byte string, padding included; for payloads that must be cut into pieces."""
+    out = bytearray(payload.padded_bytes)
+    position = 0
+    for address, size in payload.pieces[: payload.piece_count].tolist():
+        out[position : position + size] = ctypes.string_at(address, size)
+        position += _padded(size)
+    return bytes(out)

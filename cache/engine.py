@@ -1,0 +1,209 @@
+"""One store's engine: the mutator, the policy thread beside it, and the requests that only the daemon can serve."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tierstore.ringbuf import core_state, layout
+from tierstore.ringbuf.arena import Arena, open_direct
+from tierstore.ringbuf.client import ArenaInfo, Grant
+from tierstore.ringbuf.errors import Full
+from tierstore.ringbuf.mutator import Mutator
+from tierstore.ringbuf.region import lock_holder
+
+from .cascade import Cascade
+
+log = logging.getLogger("tierstore")
+
+TICK_S = 0.5
+LIVENESS_S = 1.0
+PROMOTE_S = 0.1
+# Free segments that the policy thread tries to keep per arena, beyond the reserve.
+FREE_AHEAD = 2
+# Segments reserved before the store says that it is ready; the others follow in the background.
+BACKED_AT_START = 3
+# At most this many bytes are promoted per round, so that reads keep the device.
+PROMOTE_BYTES = 64 << 20
+
+
+@dataclass
+class EngineConfig:
+    """What an engine is made of."""
+
+    folder: str
+    segment_bytes: int
+    arenas: Sequence[Arena]
+    slot_count: int = 64
+    pools: dict[str, int] = field(default_factory=lambda: {"default": 0})  # name to quota in bytes, 0 unlimited
+    ephemeral: bool = False
+
+
+class Engine:
+    """Runs one store. Requests (``request_*`` of requests.py) and the policy thread take turns through ``turn``."""
+
+    def __init__(self, config: EngineConfig, step: Callable[[str], None] = lambda name: None):
+        self.config = config
+        self.pools = {name: number for number, name in enumerate(config.pools)}
+        self.mutator = Mutator(config.folder, config.arenas, config.segment_bytes, config.slot_count,
+                               list(config.pools.values()))
+        self.cascade = Cascade(self.mutator, step)
+        self.turn = threading.RLock()
+        self.started = time.time()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._own_slots: set[int] = set()
+        self._unbacked: list[int] = []
+        self._hits_when_aged = 0
+        self._next_check = self._next_promotion = 0.0
+        self.recovery = self.mutator.recover()
+        self._after_recovery()
+
+    def _after_recovery(self) -> None:
+        mutator = self.mutator
+        found = [s for s in range(mutator.segment_count) if mutator.state(s) == layout.STATE_SEALED]
+        for segment in sorted(found, key=lambda s: mutator.segment_field(s, layout.S_SEQUENCE)):
+            self.cascade.sealed(segment)
+        self._unbacked = [s for s in range(mutator.segment_count) if mutator.state(s) == layout.STATE_UNBACKED]
+        for arena in mutator.arenas:
+            mine = [s for s in self._unbacked if arena.first <= s < arena.first + arena.segment_count]
+            for segment in mine[: BACKED_AT_START + mutator.reserve_count()]:
+                self._back(segment)
+
+    def _back(self, segment: int) -> None:
+        """Reserve one segment's bytes and put it in circulation."""
+        self._unbacked.remove(segment)
+        try:
+            self.mutator.arena_of(segment).back(segment)
+        except Full:
+            arena = self.mutator.arena_of(segment)
+            rest = [s for s in self._unbacked if arena.first <= s < arena.first + arena.segment_count]
+            self._unbacked = [s for s in self._unbacked if s not in rest]
+            usable = segment - arena.first
+            if usable < 2:
+                raise
+            log.warning("%s is full: the %s tier uses %d of %d segments; free room there and restart", arena.path,
+                        arena.name, usable, arena.segment_count)
+            return
+        self.mutator.submit(layout.OP_BACKED, segment)
+
+    def start(self) -> None:
+        """Start the policy thread."""
+        self._thread = threading.Thread(target=self._run, name="tierstore-policy", daemon=True)
+        self._thread.start()
+
+    # --- the policy thread ----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        poll = select.poll()
+        poll.register(self.mutator.event_fd, select.POLLIN)
+        while not self._stop.is_set():
+            if not self._unbacked:
+                poll.poll(int(TICK_S * 1000))
+            try:
+                with self.turn:
+                    self.round()
+            except Exception:  # the policy thread must outlive any one move
+                log.exception("moving data failed; the store goes on, the next round tries again")
+                time.sleep(TICK_S)
+
+    def round(self) -> None:
+        """Take events in, keep room free, and do one piece of background work."""
+        wanted: set[tuple[int, int]] = set()
+        for kind, argument in self.mutator.take_events():
+            if kind == core_state.EVENT_SEALED:
+                self.cascade.sealed(argument)
+            elif kind == core_state.EVENT_FREED:
+                self.cascade.freed(argument)
+            elif kind == core_state.EVENT_PRESSURE:
+                wanted.add((argument & 0xFF, argument >> 8))
+        for _ in range(4):
+            if self._unbacked:
+                self._back(self._unbacked[0])
+        for number, pool in wanted:
+            if pool:
+                self.cascade.make_room(number, pool - 1)
+        for number in range(len(self.mutator.arenas)):
+            self._keep_free(number)
+        now = time.monotonic()
+        if now >= self._next_check:
+            self._next_check = now + LIVENESS_S
+            self.reap_dead()
+        if now >= self._next_promotion:
+            self._next_promotion = now + PROMOTE_S
+            self._promote()
+
+    def _keep_free(self, number: int) -> None:
+        """Make room ahead of need, a few segments at a time."""
+        arena = self.mutator.arenas[number]
+        if any(arena.first <= s < arena.first + arena.segment_count for s in self._unbacked[:1]):
+            return
+        goal = self.mutator.reserve_count() + min(FREE_AHEAD, arena.segment_count // 8 + 1)
+        for _ in range(4):
+            waiting = int(self.mutator._words[core_state.D_DRAIN_COUNT // 8])
+            if self.mutator.free_count(number) + waiting >= goal or not self.cascade.make_room(number):
+                return
+
+    def _promote(self) -> None:
+        hits = self.mutator.client_counters()["hits"]
+        blocks = self.mutator._get(self.mutator.control.address + layout.C_INDEX_ITEMS)
+        if hits == self._hits_when_aged or len(self.mutator.arenas) < 2:
+            return
+        self.cascade.promote_hot(PROMOTE_BYTES)
+        if hits - self._hits_when_aged > max(64, blocks):
+            self._hits_when_aged = hits
+            self.cascade.age()
+
+    def reap_dead(self) -> None:
+        """Take back what killed clients held: their locks are gone, the kernel says so."""
+        for slot in list(self.mutator.active_slots()):
+            if slot not in self._own_slots and lock_holder(self.mutator.locks_fd, slot) == 0:
+                self.mutator.submit(layout.OP_REAP, offset=slot)
+
+    # --- clients ------------------------------------------------------------------------------------------------------------
+
+    def admit(self, pid: int, own: bool = False) -> Grant:
+        """Give a client a slot and descriptors of its own. Raises Full where all slots are taken."""
+        mutator, folder = self.mutator, self.config.folder
+        slot = mutator.claim_slot(pid)
+        if slot < 0:
+            self.reap_dead()
+            slot = mutator.claim_slot(pid)
+        if slot < 0:
+            raise Full(f"all {mutator.slot_count - 1} client slots are taken; close clients or raise `clients`")
+        if own:
+            self._own_slots.add(slot)
+        arenas = [ArenaInfo(a.kind, a.first, a.segment_count, a.path) for a in mutator.arenas]
+        reading = [os.open(a.path, os.O_RDONLY | os.O_CLOEXEC) if a.mapped else open_direct(a.path, os.O_RDONLY)
+                   for a in mutator.arenas]
+        writing = [os.open(a.path, os.O_RDWR | os.O_CLOEXEC) if a.mapped else -1 for a in mutator.arenas]
+        return Grant(
+            slot=slot, slot_count=mutator.slot_count, segment_bytes=mutator.segment_bytes,
+            segment_count=mutator.segment_count, epoch=mutator.epoch, index_bytes=mutator.index_bytes, arenas=arenas,
+            control_fd=os.open(os.path.join(folder, "control"), os.O_RDONLY | os.O_CLOEXEC),
+            clients_fd=os.open(os.path.join(folder, "clients"), os.O_RDWR | os.O_CLOEXEC),
+            index_fd=os.open(os.path.join(folder, f"index-{mutator.epoch}"), os.O_RDONLY | os.O_CLOEXEC),
+            # Never another descriptor of the lock file here: closing one would drop the daemon's own lock.
+            locks_fd=-1 if own else mutator.locks_fd, arena_fds=reading, write_fds=writing)
+
+    def leave(self, slot: int) -> None:
+        """A client said goodbye; its pins may outlive it, so the slot goes only when its lock does."""
+        self._own_slots.discard(slot)
+
+    # --- end ----------------------------------------------------------------------------------------------------------------
+
+    def close(self, remove: bool | None = None) -> None:
+        """Stop moving data and serving; ``remove`` the files too (default: as configured)."""
+        self._stop.set()
+        if self._thread is not None:
+            os.eventfd_write(self.mutator.event_fd, 1)
+            self._thread.join()
+        with self.turn:
+            self.cascade.finish_all()
+        self.mutator.close(self.config.ephemeral if remove is None else remove)

@@ -1,0 +1,187 @@
+"""Arenas: the one preallocated file behind a tier (or behind one directory of the disk tier)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import ConfigError, CorruptionError
+from .layout import (
+    ARENA_HEADER_BYTES,
+    KIND_DISK,
+    KIND_DRAM,
+    KINDS,
+    LAYOUT_VERSION,
+    SB_HASH,
+    SUPER_MAGIC,
+    SUPERBLOCK_BYTES,
+)
+from .region import Mapping, create_file, map_sync_works, reserve
+
+_SUPER = struct.Struct("<QQQQQQ16sQQ")  # SB_MAGIC to SB_INDEX; the hash follows
+assert _SUPER.size == SB_HASH
+
+
+@dataclass
+class Arena:
+    """One arena as the daemon (or, opened from passed descriptors, a client) has it open.
+
+    mapped: its segments are addressable; else they are read and written by ``direct`` (O_DIRECT where possible).
+    """
+
+    kind: int
+    path: str
+    segment_bytes: int
+    segment_count: int
+    index: int = 0
+    first: int = 0
+    fd: int = -1
+    direct: int = -1
+    mapping: Mapping | None = None
+    warm: bool = False
+    sequence: int = 0
+    incarnation: int = 0
+    dax: bool = False
+    volatile: bool = False
+
+    @property
+    def name(self) -> str:
+        """The tier's name, for messages."""
+        return KINDS[self.kind]
+
+    @property
+    def mapped(self) -> bool:
+        """Whether readers use its bytes in place."""
+        return self.kind != KIND_DISK
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the whole file."""
+        return ARENA_HEADER_BYTES + self.segment_count * self.segment_bytes
+
+    @property
+    def durable(self) -> bool:
+        """Whether its contents survive power loss once they are acknowledged."""
+        return self.kind != KIND_DRAM and not self.volatile
+
+    @property
+    def needs_sync(self) -> bool:
+        """Whether durable takes a system call, because stores and flushes only reach the page cache."""
+        return self.durable and not self.dax
+
+    def create(self, store_id: bytes) -> None:
+        """Open or create the file and its superblock. ``warm`` tells whether it held this geometry before.
+
+        Raises: ConfigError if the file belongs to another version or store, OSError with the path.
+        """
+        os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+        before = os.path.getsize(self.path) if os.path.exists(self.path) else 0
+        if before:
+            self._check_existing(before, store_id)
+        self.fd = create_file(self.path, self.file_bytes)
+        if not before:
+            self.write_superblock(store_id)
+        if self.mapped:
+            self.mapping = Mapping(self.fd, self.file_bytes, writable=True, huge=True)
+            self.dax = map_sync_works(self.fd)
+        else:
+            self.direct = open_direct(self.path, os.O_RDWR)
+        self.warm, self.volatile = bool(before), in_memory(self.path)
+
+    def _check_existing(self, size: int, store_id: bytes) -> None:
+        fields = read_superblock(self.path)
+        if fields is None:
+            raise CorruptionError(self.path, 0, "a superblock of tierstore", "none with a valid checksum")
+        if fields["version"] != LAYOUT_VERSION:
+            raise ConfigError(f"{self.name} file {self.path}", f"layout version {fields['version']}",
+                              f"this tierstore reads version {LAYOUT_VERSION}; use the tierstore that wrote it, or "
+                              "remove the file to start empty")
+        if (fields["segment_bytes"], fields["segment_count"]) != (self.segment_bytes, self.segment_count):
+            raise ConfigError(f"{self.name} file {self.path}", f"{fields['segment_count']} segments of "
+                              f"{fields['segment_bytes']} bytes", f"configured are {self.segment_count} of "
+                              f"{self.segment_bytes}; give the old size, or remove the file to start empty")
+        if size < self.file_bytes:
+            raise CorruptionError(self.path, size, f"{self.file_bytes} bytes", f"a file truncated to {size}")
+        if self.kind != KIND_DRAM and fields["store_id"] != store_id and any(store_id):
+            raise ConfigError(f"{self.name} file {self.path}", fields["store_id"].hex(), "the file belongs to "
+                              f"another store ({store_id.hex()} is this one); give another path or remove the file")
+        self.sequence, self.incarnation = fields["sequence"], fields["incarnation"]
+
+    def write_superblock(self, store_id: bytes) -> None:
+        """Write the older of the two superblocks and make it durable: the other stays valid until this one is."""
+        from .native import kernels
+
+        self.sequence += 1
+        body = _SUPER.pack(SUPER_MAGIC, LAYOUT_VERSION, self.sequence, self.segment_bytes, self.segment_count,
+                           self.kind, store_id, self.incarnation, self.index)
+        padded = ctypes.create_string_buffer(body.ljust(128, b"\0"), 128)
+        state = ctypes.create_string_buffer(128)
+        digest = kernels().hash_payload(ctypes.addressof(padded), 128, ctypes.addressof(state)) & (2**64 - 1)
+        os.pwrite(self.fd, body + struct.pack("<Q", digest), (self.sequence & 1) * SUPERBLOCK_BYTES)
+        os.fdatasync(self.fd)
+
+    def offset_of(self, segment: int) -> int:
+        """Where a segment (by its store-wide id) begins in the file."""
+        return ARENA_HEADER_BYTES + (segment - self.first) * self.segment_bytes
+
+    def back(self, segment: int) -> None:
+        """Reserve a segment's bytes. Raises Full."""
+        reserve(self.fd, self.offset_of(segment), self.segment_bytes, self.path)
+
+    def close(self, remove: bool) -> None:
+        """Close the descriptors; remove: the file too."""
+        for fd in (self.fd, self.direct):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self.direct = -1
+        self.mapping = None
+        if remove and os.path.exists(self.path):
+            os.unlink(self.path)
+
+
+def in_memory(path: str) -> bool:
+    """Whether a path lies on tmpfs or ramfs, which forget at power loss."""
+    best, kind = "", ""
+    real = os.path.realpath(path)
+    with open("/proc/self/mounts") as mounts:
+        for line in mounts:
+            point, name = line.split()[1:3]
+            if (real + "/").startswith(point.rstrip("/") + "/") and len(point) >= len(best):
+                best, kind = point, name
+    return kind in ("tmpfs", "ramfs", "devtmpfs")
+
+
+def open_direct(path: str, flags: int) -> int:
+    """Open past the page cache where the file system can, so that the disk tier does not eat memory twice."""
+    try:
+        return os.open(path, flags | os.O_DIRECT | os.O_CLOEXEC)
+    except OSError:
+        return os.open(path, flags | os.O_CLOEXEC)
+
+
+def read_superblock(path: str) -> dict[str, Any] | None:
+    """The valid superblock with the higher sequence, None if neither is valid."""
+    from .native import kernels
+
+    best: dict[str, Any] | None = None
+    with open(path, "rb") as file:
+        for copy in range(2):
+            file.seek(copy * SUPERBLOCK_BYTES)
+            raw = file.read(SB_HASH + 8)
+            if len(raw) < SB_HASH + 8:
+                continue
+            padded = ctypes.create_string_buffer(raw[:SB_HASH].ljust(128, b"\0"), 128)
+            state = ctypes.create_string_buffer(128)
+            digest = kernels().hash_payload(ctypes.addressof(padded), 128, ctypes.addressof(state)) & (2**64 - 1)
+            magic, version, sequence, segment_bytes, count, kind, store_id, incarnation, index = _SUPER.unpack(
+                raw[:SB_HASH])
+            if magic != SUPER_MAGIC or digest != struct.unpack_from("<Q", raw, SB_HASH)[0]:
+                continue
+            if best is None or sequence > best["sequence"]:
+                best = {"version": version, "sequence": sequence, "segment_bytes": segment_bytes,
+                        "segment_count": count, "kind": kind, "store_id": store_id, "incarnation": incarnation,
+                        "index": index}
+    return best

@@ -1,0 +1,185 @@
+"""Loads, stores and read-modify-writes on shared memory, as numba intrinsics over addresses.
+
+The one place for memory order. Every function takes an address as int64 and moves 64 (or, where named, 8 or 32) bits.
+``load_*``/``store_*`` state their order; ``fetch_add``, ``exchange`` and ``compare_exchange`` are sequentially
+consistent, which on x86 is what the lock prefix gives anyway. A release store names, in a ``SYNC`` comment at its call,
+the acquire load that pairs with it.
+
+Imported only where kernels are compiled.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+_I64, _I32, _I8 = ir.IntType(64), ir.IntType(32), ir.IntType(8)
+
+
+def _pointer(builder: Any, address: Any, width: Any) -> Any:
+    return builder.inttoptr(address, width.as_pointer())
+
+
+def _loader(width: Any, order: str) -> Any:
+    @intrinsic
+    def load(typingctx, address):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            pointer = _pointer(builder, arguments[0], width)
+            value = builder.load_atomic(pointer, order, width.width // 8) if order else builder.load(pointer)
+            return value if width is _I64 else builder.zext(value, _I64)
+
+        return types.int64(types.int64), codegen
+
+    return load
+
+
+def _storer(width: Any, order: str) -> Any:
+    @intrinsic
+    def store(typingctx, address, value):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            pointer = _pointer(builder, arguments[0], width)
+            item = arguments[1] if width is _I64 else builder.trunc(arguments[1], width)
+            if order:
+                builder.store_atomic(item, pointer, order, width.width // 8)
+            else:
+                builder.store(item, pointer)
+            return context.get_dummy_value()
+
+        return types.none(types.int64, types.int64), codegen
+
+    return store
+
+
+load = _loader(_I64, "monotonic")
+load_acquire = _loader(_I64, "acquire")
+load32 = _loader(_I32, "monotonic")
+load8 = _loader(_I8, "monotonic")
+load16 = _loader(ir.IntType(16), "monotonic")
+store = _storer(_I64, "monotonic")
+store_release = _storer(_I64, "release")
+store32 = _storer(_I32, "monotonic")
+store8 = _storer(_I8, "monotonic")
+store16 = _storer(ir.IntType(16), "monotonic")
+
+
+def _read_modify_write(operation: str, width: Any) -> Any:
+    @intrinsic
+    def modify(typingctx, address, value):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            item = arguments[1] if width is _I64 else builder.trunc(arguments[1], width)
+            old = builder.atomic_rmw(operation, _pointer(builder, arguments[0], width), item, "seq_cst")
+            return old if width is _I64 else builder.zext(old, _I64)
+
+        return types.int64(types.int64, types.int64), codegen
+
+    return modify
+
+
+fetch_add = _read_modify_write("add", _I64)
+fetch_add32 = _read_modify_write("add", _I32)
+exchange = _read_modify_write("xchg", _I64)
+
+
+@intrinsic
+def compare_exchange(typingctx, address, expected, new):  # type: ignore[no-untyped-def]
+    """Store ``new`` if the word equals ``expected``; the old word either way."""
+
+    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        pointer = _pointer(builder, arguments[0], _I64)
+        return builder.extract_value(builder.cmpxchg(pointer, arguments[1], arguments[2], "acq_rel", "acquire"), 0)
+
+    return types.int64(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def fence(typingctx):  # type: ignore[no-untyped-def]
+    """Full fence: no load after it is done before a store ahead of it (x86 alone would allow that)."""
+
+    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.none(), codegen
+
+
+@intrinsic
+def shift_right(typingctx, value, bits):  # type: ignore[no-untyped-def]
+    """Logical shift right; ``>>`` on an int64 drags the sign along."""
+
+    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.lshr(arguments[0], arguments[1])
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def multiply_fold(typingctx, left, right):  # type: ignore[no-untyped-def]
+    """High half XOR low half of the unsigned 128-bit product."""
+
+    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        wide = ir.IntType(128)
+        product = builder.mul(builder.zext(arguments[0], wide), builder.zext(arguments[1], wide))
+        high = builder.trunc(builder.lshr(product, wide(64)), _I64)
+        return builder.xor(high, builder.trunc(product, _I64))
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+def _assembly(text: str, clobber: str = "~{memory}") -> Any:
+    @intrinsic
+    def emit(typingctx):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            kind = ir.FunctionType(ir.VoidType(), [])
+            builder.call(ir.InlineAsm(kind, text, clobber, side_effect=True), [])
+            return context.get_dummy_value()
+
+        return types.none(), codegen
+
+    return emit
+
+
+def _assembly_at(text: str) -> Any:
+    @intrinsic
+    def emit(typingctx, address):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            kind = ir.FunctionType(ir.VoidType(), [_I64])
+            builder.call(ir.InlineAsm(kind, text, "r,~{memory}", side_effect=True), [arguments[0]])
+            return context.get_dummy_value()
+
+        return types.none(types.int64), codegen
+
+    return emit
+
+
+def _flush_instruction() -> str:
+    """clwb where the CPU has it, else clflushopt, else clflush (every x86-64 has it)."""
+    from .jit import cpu_flags
+
+    flags = set(cpu_flags().split())
+    return next(name for name in ("clwb", "clflushopt", "clflush") if name in flags or name == "clflush")
+
+
+def _architecture() -> str:
+    import platform
+
+    return platform.machine()
+
+
+if _architecture() in ("x86_64", "AMD64"):
+    FLUSH = _flush_instruction()
+    pause = _assembly("pause")
+    store_fence = _assembly("sfence")
+    flush_line = _assembly_at(f"{FLUSH} ($0)")
+elif _architecture() in ("aarch64", "arm64"):
+    FLUSH = "dc cvac"
+    pause = _assembly("yield")
+    store_fence = _assembly("dsb ish")
+    flush_line = _assembly_at("dc cvac, $0")
+else:  # correct everywhere: a full fence orders the stores, and without a flush nothing claims to be durable
+    FLUSH = ""
+    pause = _assembly("")
+    store_fence = fence
+    flush_line = _assembly_at("")

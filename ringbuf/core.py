@@ -1,0 +1,864 @@
+"""The mutator: the one thread that changes the index, the segment states and the free rings.
+
+It serves the clients' message rings in turn. Each handler is short, bounded by one segment, and safe to be repeated: a
+daemon that died inside one is followed by another that handles the same message again on an index rebuilt from the
+segments themselves.
+"""
+
+from __future__ import annotations
+
+from numba import types
+
+from .atomic import (
+    fence,
+    load,
+    load8,
+    load16,
+    load32,
+    load_acquire,
+    pause,
+    shift_right,
+    store,
+    store8,
+    store32,
+    store_release,
+)
+from .core_state import (
+    D_ACCESS,
+    D_ACCESS_STRIDE,
+    D_ADDRESSES,
+    D_ARENAS,
+    D_CLIENTS,
+    D_CONTROL,
+    D_DRAIN,
+    D_DRAIN_COUNT,
+    D_EVENT_FD,
+    D_EVENT_TAIL,
+    D_EVENTS,
+    D_FILES,
+    D_FREE_RINGS,
+    D_GHOST,
+    D_GHOST_MASK,
+    D_HEADER_BYTES,
+    D_INDEX,
+    D_MASK,
+    D_PAGE,
+    D_POOL_QUOTA,
+    D_POOL_USED,
+    D_RESERVE,
+    D_ROW_OFFSET,
+    D_SCRATCH,
+    D_SEGMENT_BYTES,
+    D_SEGMENT_COUNT,
+    D_SLOT_HIGH,
+    D_SLOT_STRIDE,
+    D_SLOTS,
+    D_STOP,
+    D_TABLE,
+    DRAIN_MAX,
+    EVENT_COUNT,
+    EVENT_FREED,
+    EVENT_PRESSURE,
+    EVENT_SEALED,
+    FREE_RING_BYTES,
+)
+from .counters import daemon_index
+from .jit import helper, kernel
+from .layout import (
+    A_COUNT,
+    A_FIRST,
+    ACCESS_SHIFT,
+    B_DOORBELL,
+    B_SLEEPING,
+    BUCKET_BYTES,
+    C_ARENAS,
+    C_COUNTERS,
+    C_FREE,
+    C_INDEX_ITEMS,
+    C_PUBLISH_SEQUENCE,
+    CLASS_CACHE,
+    DEAD,
+    GENERATION_MASK,
+    GRANULE,
+    ITEM_COUNT,
+    M_ARG,
+    M_END,
+    M_OFFSET,
+    M_OP,
+    M_RESULT,
+    M_SEGMENT,
+    MESSAGE_BYTES,
+    MESSAGE_COUNT,
+    OP_BACKED,
+    OP_DELETE,
+    OP_DROP,
+    OP_LEASE,
+    OP_PUBLISH,
+    OP_QUARANTINE,
+    OP_REAP,
+    OP_RELINK,
+    OP_RETIRE,
+    OP_SEAL,
+    OWNER_MASK,
+    OWNER_SHIFT,
+    P_BUSY,
+    P_HEAD,
+    P_STATE,
+    P_TAIL,
+    P_WAITING,
+    PIN_BYTES,
+    PROBE_MAX,
+    R_BLOCK_COUNT,
+    R_BLOCK_INDEX,
+    R_CLASS,
+    R_EXPIRY,
+    R_HEADER_HASH,
+    R_KEY_BYTES,
+    R_KEY_HASH,
+    R_LENGTH,
+    R_PUBLISHED,
+    R_VERSION,
+    RECORD_HEADER_BYTES,
+    RESULT_INDEX_FULL,
+    RESULT_NONE_FREE,
+    RESULT_QUOTA,
+    RESULT_REFUSED,
+    S_CLASS,
+    S_EXPIRY,
+    S_LIVE_BYTES,
+    S_LIVE_COUNT,
+    S_POOL,
+    S_SEQUENCE,
+    S_TAIL,
+    S_WORD,
+    SEGMENT_ENTRY_BYTES,
+    SEGMENT_HEADER_BYTES,
+    SEGMENT_MAGIC,
+    SEGMENT_MASK,
+    SEGMENT_SHIFT,
+    SH_CLASS,
+    SH_FOOTER,
+    SH_GENERATION,
+    SH_MAGIC,
+    SH_POOL,
+    SH_SEALED_BYTES,
+    SH_SEQUENCE,
+    SLOT_ACTIVE,
+    SLOT_PAGE_BYTES,
+    STATE_EVICTING,
+    STATE_FREE,
+    STATE_LEASED,
+    STATE_QUARANTINED,
+    STATE_SEALED,
+    STATE_SHIFT,
+    STATE_UNBACKED,
+    TAG_SHIFT,
+)
+from .records import clock_gettime, find_exact, header_hash, item_of, item_offset, place_of, record_is, sound_length
+from .writer import FUTEX_WAIT, FUTEX_WAKE, SYS_FUTEX, flush_range, store_fence, system_call
+
+read_file = types.ExternalFunction("pread", types.int64(types.int32, types.int64, types.int64, types.int64))
+write_file = types.ExternalFunction("pwrite", types.int64(types.int32, types.int64, types.int64, types.int64))
+write_descriptor = types.ExternalFunction("write", types.int64(types.int32, types.int64, types.int64))
+
+COUNT_PUBLISHED = daemon_index("published")
+COUNT_DELETED = daemon_index("deleted")
+COUNT_REPLACED = daemon_index("replaced")
+COUNT_DROPPED = daemon_index("dropped_blocks")
+COUNT_DROPPED_BYTES = daemon_index("dropped_bytes")
+COUNT_RELINKED = daemon_index("relinked")
+COUNT_LEASES = daemon_index("leases")
+COUNT_RECALLED = daemon_index("recalled")
+COUNT_REFUSED = daemon_index("refused")
+COUNT_FREED = daemon_index("freed")
+COUNT_MESSAGES = daemon_index("messages")
+COUNT_SLEEPS = daemon_index("sleeps")
+
+IDLE_SPINS = 300
+SLEEP_NS, DRAIN_NS = 500_000_000, 1_000_000
+MESSAGES_PER_VISIT = 64
+HEAD_READ_BYTES = 8192  # header and the longest key
+
+
+@helper
+def tally(d, counter, amount):
+    """Add to a daemon counter; only this thread writes them."""
+    address = load(d + D_CONTROL) + C_COUNTERS + 8 * counter
+    store(address, load(address) + amount)
+
+
+@helper
+def entry_of(d, segment):
+    """The line of a segment in the segment table."""
+    return load(d + D_TABLE) + segment * SEGMENT_ENTRY_BYTES
+
+
+@helper
+def word_of(state, owner, generation):
+    """A segment word."""
+    return (state << STATE_SHIFT) | (owner << OWNER_SHIFT) | generation
+
+
+@helper
+def state_of(word):
+    """The state in a segment word."""
+    return shift_right(word, STATE_SHIFT)
+
+
+@helper
+def owner_of(word):
+    """The owner slot in a segment word."""
+    return (word >> OWNER_SHIFT) & OWNER_MASK
+
+
+@helper
+def arena_of(d, segment):
+    """The arena a segment lies in."""
+    return load8(load(d + D_ARENAS) + segment)
+
+
+@helper
+def file_offset(d, segment, offset):
+    """Where a segment's byte lies in its arena's file."""
+    first = load(load(d + D_CONTROL) + C_ARENAS + 64 * arena_of(d, segment) + A_FIRST)
+    return load(d + D_HEADER_BYTES) + (segment - first) * load(d + D_SEGMENT_BYTES) + offset
+
+
+@helper
+def file_of(d, segment):
+    """The descriptor to read and write a segment's arena with."""
+    return load(load(d + D_FILES) + 8 * arena_of(d, segment))
+
+
+@helper
+def head_at(d, segment, offset):
+    """A record's header as an address: in the mapping, or read into the scratch; 0 if it cannot be read."""
+    start = load(load(d + D_ADDRESSES) + 8 * segment)
+    if start != 0:
+        return start + offset
+    scratch = load(d + D_SCRATCH)
+    size = min(HEAD_READ_BYTES, load(d + D_SEGMENT_BYTES) - offset)
+    got = read_file(file_of(d, segment), scratch, size, file_offset(d, segment, offset))
+    return scratch if got >= RECORD_HEADER_BYTES else 0
+
+
+@helper
+def tell(d, kind, argument):
+    """Put an event on the policy thread's ring and wake it. A full ring drops it: the thread also looks by itself."""
+    tail = load(d + D_EVENT_TAIL)
+    store(load(d + D_EVENTS) + 8 * (tail & (EVENT_COUNT - 1)), (kind << 32) | argument)
+    store_release(d + D_EVENT_TAIL, tail + 1)  # SYNC core.events: pairs with load_acquire in load_word()
+    page = load(d + D_PAGE)
+    store(page + 64, 1)
+    write_descriptor(load(d + D_EVENT_FD), page + 64, 8)
+
+
+# --- index ------------------------------------------------------------------------------------------------------------
+
+
+@helper
+def insert(d, place, item):
+    """Put an item in the first free slot of its probe; 1, or 0 where all PROBE_MAX buckets are full.
+
+    Linearizes: at the release store of the item. A bucket's overflow count is raised before, so that no reader stops
+    short of it.
+    """
+    index, mask = load(d + D_INDEX), load(d + D_MASK)
+    for probe in range(PROBE_MAX):
+        bucket = index + ((place + probe) & mask) * BUCKET_BYTES
+        for slot in range(1, ITEM_COUNT + 1):
+            if load(bucket + 8 * slot) == 0:
+                for passed in range(probe):
+                    before = index + ((place + passed) & mask) * BUCKET_BYTES
+                    store(before, load(before) + 1)
+                store_release(bucket + 8 * slot, item)  # SYNC index.item: pairs with load_acquire in find()
+                items = load(d + D_CONTROL) + C_INDEX_ITEMS
+                store(items, load(items) + 1)
+                return 1
+    return 0
+
+
+@helper
+def remove(d, place, address):
+    """Take an item out; afterwards lower the overflow counts of the buckets it had passed."""
+    index, mask = load(d + D_INDEX), load(d + D_MASK)
+    store_release(address, 0)  # SYNC index.item: pairs with load_acquire in find()
+    for probe in range(PROBE_MAX):
+        bucket = index + ((place + probe) & mask) * BUCKET_BYTES
+        if address >= bucket and address < bucket + BUCKET_BYTES:
+            break
+        store(bucket, load(bucket) - 1)
+    items = load(d + D_CONTROL) + C_INDEX_ITEMS
+    store(items, load(items) - 1)
+
+
+@helper
+def find_item(d, key, size, place, block_index, version, only_segment):
+    """The address of the item of a block (of any version if 0), in one segment if >= 0; 0 if there is none."""
+    index, mask = load(d + D_INDEX), load(d + D_MASK)
+    tag = shift_right(place, TAG_SHIFT)
+    for probe in range(PROBE_MAX):
+        bucket = index + ((place + probe) & mask) * BUCKET_BYTES
+        for slot in range(1, ITEM_COUNT + 1):
+            item = load(bucket + 8 * slot)
+            if item == 0 or shift_right(item, TAG_SHIFT) != tag:
+                continue
+            segment = (item >> SEGMENT_SHIFT) & SEGMENT_MASK
+            if only_segment >= 0 and segment != only_segment:
+                continue
+            head = head_at(d, segment, item_offset(item))
+            if head != 0 and record_is(head, key, size, place, block_index, version) == 1:
+                return bucket + 8 * slot
+        if load(bucket) == 0:
+            break
+    return 0
+
+
+# --- segments -----------------------------------------------------------------------------------------------------------
+
+
+@helper
+def bury(d, segment, offset, length):
+    """A published record stops being live: mark it, and retire its segment when it was the last one there."""
+    entry = entry_of(d, segment)
+    start = load(load(d + D_ADDRESSES) + 8 * segment)
+    if start != 0:
+        store(start + offset + R_PUBLISHED, load(start + offset + R_PUBLISHED) | DEAD)
+    else:
+        page = load(d + D_PAGE)
+        store(page + 128, DEAD)
+        write_file(file_of(d, segment), page + 128, 8, file_offset(d, segment, offset + R_PUBLISHED))
+    store(entry + S_LIVE_BYTES, load(entry + S_LIVE_BYTES) - length)
+    store(entry + S_LIVE_COUNT, load(entry + S_LIVE_COUNT) - 1)
+    if load(entry + S_LIVE_COUNT) == 0 and state_of(load(entry + S_WORD)) == STATE_SEALED:
+        retire(d, segment)
+
+
+@helper
+def retire(d, segment):
+    """SEALED to EVICTING: the segment waits for its last pins, then it is free. Idempotent."""
+    entry = entry_of(d, segment)
+    word = load(entry + S_WORD)
+    if state_of(word) != STATE_SEALED or load(d + D_DRAIN_COUNT) >= DRAIN_MAX:
+        return
+    store_release(entry + S_WORD, word_of(STATE_EVICTING, 0, word & GENERATION_MASK))  # SYNC segment.word
+    waiting = load(d + D_DRAIN_COUNT)
+    store(load(d + D_DRAIN) + 8 * waiting, segment)
+    store(d + D_DRAIN_COUNT, waiting + 1)
+
+
+@helper
+def pins_on(d, segment):
+    """The sum of a column of the hazard matrix. Items were withdrawn before, so no new pin can hold."""
+    fence()  # SYNC pins: pairs with the pin in find(); withdrawal comes before the sum
+    total = 0
+    for slot in range(load(d + D_SLOT_HIGH)):
+        row = load(d + D_SLOTS) + slot * load(d + D_SLOT_STRIDE) + load(d + D_ROW_OFFSET)
+        total += load32(row + segment * PIN_BYTES)
+    return total
+
+
+@helper
+def drain(d):
+    """Free every retired segment without pins."""
+    kept, table = 0, load(d + D_DRAIN)
+    for position in range(load(d + D_DRAIN_COUNT)):
+        segment = load(table + 8 * position)
+        if pins_on(d, segment) == 0:
+            release(d, segment)
+        else:
+            store(table + 8 * kept, segment)
+            kept += 1
+    store(d + D_DRAIN_COUNT, kept)
+
+
+@helper
+def release(d, segment):
+    """EVICTING (or a fresh UNBACKED one) to FREE: invalidate what lies there, then hand it to the free ring."""
+    entry = entry_of(d, segment)
+    word = load(entry + S_WORD)
+    generation = (word & GENERATION_MASK) + 1
+    if state_of(word) == STATE_EVICTING:
+        used = load(d + D_POOL_USED) + 8 * load(entry + S_POOL)
+        store(used, load(used) - 1)
+    write_segment_header(d, segment, generation, 0, 0, 0)
+    for field in range(S_LIVE_BYTES, SEGMENT_ENTRY_BYTES, 8):
+        store(entry + field, 0)
+    heat = load(d + D_ACCESS) + segment * load(d + D_ACCESS_STRIDE)
+    for offset in range(0, load(d + D_ACCESS_STRIDE), 8):
+        if load(heat + offset) != 0:
+            store(heat + offset, 0)
+    store_release(entry + S_WORD, word_of(STATE_FREE, 0, generation))  # SYNC segment.word
+    push_free(d, segment)
+    tally(d, COUNT_FREED, 1)
+    tell(d, EVENT_FREED, segment)
+
+
+@helper
+def write_segment_header(d, segment, generation, pool, kind, sealed_bytes):
+    """The first line of a segment, durable on arenas where a flush is: a new generation kills all older records."""
+    start = load(load(d + D_ADDRESSES) + 8 * segment)
+    target = start if start != 0 else load(d + D_PAGE) + 192
+    store(target + SH_MAGIC, SEGMENT_MAGIC)
+    store(target + SH_GENERATION, generation)
+    store(target + SH_POOL, pool)
+    store(target + SH_CLASS, kind)
+    store(target + SH_SEALED_BYTES, sealed_bytes)
+    store(target + SH_SEQUENCE, load(entry_of(d, segment) + S_SEQUENCE))
+    store(target + SH_FOOTER, 0)
+    if start != 0:
+        flush_range(target, 64)
+        store_fence()
+    else:
+        write_file(file_of(d, segment), target, 56, file_offset(d, segment, 0))
+
+
+@helper
+def push_free(d, segment):
+    """Append to the arena's free ring; it holds all ids of the arena, so it cannot overflow."""
+    arena = arena_of(d, segment)
+    ring = d + D_FREE_RINGS + arena * FREE_RING_BYTES
+    size = load(load(d + D_CONTROL) + C_ARENAS + 64 * arena + A_COUNT)
+    tail = load(ring + 8)
+    store(load(ring + 16) + 8 * (tail % size), segment)
+    store(ring + 8, tail + 1)
+    store(load(d + D_CONTROL) + C_FREE + 8 * arena, tail + 1 - load(ring))
+
+
+@helper
+def pop_free(d, arena):
+    """The free segment that was freed longest ago, -1 if there is none."""
+    ring = d + D_FREE_RINGS + arena * FREE_RING_BYTES
+    head = load(ring)
+    if head == load(ring + 8):
+        return -1
+    size = load(load(d + D_CONTROL) + C_ARENAS + 64 * arena + A_COUNT)
+    store(ring, head + 1)
+    store(load(d + D_CONTROL) + C_FREE + 8 * arena, load(ring + 8) - head - 1)
+    return load(load(ring + 16) + 8 * (head % size))
+
+
+@helper
+def seal(d, segment, tail):
+    """LEASED to SEALED; a segment without live records is retired at once."""
+    entry = entry_of(d, segment)
+    generation = load(entry + S_WORD) & GENERATION_MASK
+    store(entry + S_TAIL, tail)
+    store(entry + S_SEQUENCE, next_sequence(d))
+    store_release(entry + S_WORD, word_of(STATE_SEALED, 0, generation))  # SYNC segment.word
+    if load(load(d + D_ADDRESSES) + 8 * segment) != 0:
+        write_segment_header(d, segment, generation, load(entry + S_POOL), load(entry + S_CLASS), tail)
+    if load(entry + S_LIVE_COUNT) == 0:
+        retire(d, segment)
+    else:
+        tell(d, EVENT_SEALED, segment)
+
+
+@helper
+def next_sequence(d):
+    """The next number of the store's one order of events."""
+    address = load(d + D_CONTROL) + C_PUBLISH_SEQUENCE
+    store(address, load(address) + 1)
+    return load(address)
+
+
+@helper
+def walk_end(d, segment):
+    """The offset behind the last claimed record of a mapped segment."""
+    start, room = load(load(d + D_ADDRESSES) + 8 * segment), load(d + D_SEGMENT_BYTES)
+    generation = load(entry_of(d, segment) + S_WORD) & GENERATION_MASK
+    offset = SEGMENT_HEADER_BYTES
+    while offset + RECORD_HEADER_BYTES <= room:
+        length = sound_length(start + offset, generation, room - offset)
+        if length == 0:
+            break
+        offset += length
+    return offset
+
+
+# --- operations ---------------------------------------------------------------------------------------------------------
+
+
+@helper
+def lease(d, slot, arena, pool, kind):
+    """Grant a free segment: its id, or why not."""
+    if pool < 0 or pool >= 64 or arena < 0 or arena >= 16:
+        return RESULT_REFUSED
+    used, quota = load(d + D_POOL_USED) + 8 * pool, load(load(d + D_POOL_QUOTA) + 8 * pool)
+    if slot != 0 and quota > 0 and load(used) >= quota:
+        tell(d, EVENT_PRESSURE, arena | (pool + 1) << 8)
+        return RESULT_QUOTA
+    free = load(load(d + D_CONTROL) + C_FREE + 8 * arena)
+    if slot != 0 and free <= load(d + D_RESERVE):
+        recall(d, slot, arena)
+        tell(d, EVENT_PRESSURE, arena)
+        return RESULT_NONE_FREE
+    segment = pop_free(d, arena)
+    if segment < 0:
+        tell(d, EVENT_PRESSURE, arena)
+        return RESULT_NONE_FREE
+    if slot != 0 and free <= load(d + D_RESERVE) + 2:
+        tell(d, EVENT_PRESSURE, arena)
+    entry = entry_of(d, segment)
+    generation = load(entry + S_WORD) & GENERATION_MASK
+    store(used, load(used) + 1)
+    store(entry + S_POOL, pool)
+    store(entry + S_CLASS, kind)
+    write_segment_header(d, segment, generation, pool, kind, 0)
+    store_release(entry + S_WORD, word_of(STATE_LEASED, slot, generation))  # SYNC lease
+    tally(d, COUNT_LEASES, 1)
+    return segment
+
+
+@helper
+def recall(d, asking, arena):
+    """Take one idle lease back so that many writers can share few segments.
+
+    Order: the word says SEALED, fence, then the owner's busy count; the owner raises busy, then looks at the word.
+    """
+    entry = load(d + D_CONTROL) + C_ARENAS + 64 * arena
+    first = load(entry + A_FIRST)
+    for segment in range(first, first + load(entry + A_COUNT)):
+        word = load(entry_of(d, segment) + S_WORD)
+        owner = owner_of(word)
+        if state_of(word) != STATE_LEASED or owner == asking or owner == 0:
+            continue
+        busy = load(d + D_SLOTS) + owner * load(d + D_SLOT_STRIDE) + P_BUSY
+        if load(busy) != 0:
+            continue
+        generation = word & GENERATION_MASK
+        store(entry_of(d, segment) + S_WORD, word_of(STATE_SEALED, 0, generation))
+        fence()
+        if load_acquire(busy) != 0:  # SYNC lease: the owner is in an append and keeps it
+            store(entry_of(d, segment) + S_WORD, word)
+            continue
+        seal(d, segment, walk_end(d, segment))
+        tally(d, COUNT_RECALLED, 1)
+        return
+
+
+@helper
+def publish(d, slot, segment, begin, end):
+    """Make the committed records of a range visible, in order; how many, or why not."""
+    if segment < 0 or segment >= load(d + D_SEGMENT_COUNT):
+        return RESULT_REFUSED
+    word = load(entry_of(d, segment) + S_WORD)
+    start = load(load(d + D_ADDRESSES) + 8 * segment)
+    if state_of(word) != STATE_LEASED or owner_of(word) != slot or start == 0 or begin < SEGMENT_HEADER_BYTES:
+        return RESULT_REFUSED
+    if begin & (GRANULE - 1) != 0 or end > load(d + D_SEGMENT_BYTES):
+        return RESULT_REFUSED
+    generation, offset, done = word & GENERATION_MASK, begin, 0
+    while offset + RECORD_HEADER_BYTES <= end:
+        head = start + offset
+        length = sound_length(head, generation, end - offset)
+        if length == 0:
+            break
+        if load(head + R_LENGTH) > 0 and load(head + R_PUBLISHED) == 0:
+            if RECORD_HEADER_BYTES + load16(head + R_KEY_BYTES) > length:
+                return RESULT_REFUSED
+            if header_hash(head) != load(head + R_HEADER_HASH):
+                return RESULT_REFUSED
+            if publish_record(d, segment, offset, head, length) == 0:
+                return RESULT_INDEX_FULL
+            done += 1
+        offset += length
+    return done
+
+
+@helper
+def publish_record(d, segment, offset, head, length):
+    """One record into the index; a root replaces the root of an older version and buries that version."""
+    place, block_index, size = load(head + R_KEY_HASH), load32(head + R_BLOCK_INDEX), load16(head + R_KEY_BYTES)
+    key, item = head + RECORD_HEADER_BYTES, item_of(place, segment, offset)
+    old = 0
+    if block_index == 0:
+        old = find_item(d, key, size, place, 0, 0, -1)
+    if old == 0 and insert_published(d, head, place, item) == 0:
+        return 0
+    account(d, segment, offset, head, length)
+    if old != 0:
+        replaced = load(old)
+        store(head + R_PUBLISHED, next_sequence(d))
+        store_release(old, item)  # SYNC index.item: pairs with load_acquire in find(); old version out, new one in
+        bury_object(d, replaced, key, size, place)
+        tally(d, COUNT_REPLACED, 1)
+    tally(d, COUNT_PUBLISHED, 1)
+    return 1
+
+
+@helper
+def insert_published(d, head, place, item):
+    """Number the record, then show it; the number is taken back where the index is full."""
+    store(head + R_PUBLISHED, next_sequence(d))
+    if insert(d, place, item) == 0:
+        store(head + R_PUBLISHED, 0)
+        return 0
+    return 1
+
+
+@helper
+def account(d, segment, offset, head, length):
+    """Count a record as live in its segment, note its expiry, and warm it if its key was dropped lately."""
+    entry = entry_of(d, segment)
+    store(entry + S_LIVE_BYTES, load(entry + S_LIVE_BYTES) + length)
+    store(entry + S_LIVE_COUNT, load(entry + S_LIVE_COUNT) + 1)
+    expiry = load(head + R_EXPIRY)
+    if expiry != 0 and (load(entry + S_EXPIRY) == 0 or expiry < load(entry + S_EXPIRY)):
+        store(entry + S_EXPIRY, expiry)
+    ghost = load(d + D_GHOST) + 4 * (load(head + R_KEY_HASH) & load(d + D_GHOST_MASK))
+    if load32(ghost) == shift_right(load(head + R_KEY_HASH), 32) and load32(ghost) != 0:
+        store32(ghost, 0)
+        store8(load(d + D_ACCESS) + segment * load(d + D_ACCESS_STRIDE) + (offset >> ACCESS_SHIFT), 1)
+
+
+@helper
+def bury_object(d, root_item, key, size, key_hash):
+    """Bury the root that an item named (it is out of the index already) and withdraw its other blocks."""
+    segment, offset = (root_item >> SEGMENT_SHIFT) & SEGMENT_MASK, item_offset(root_item)
+    head = head_at(d, segment, offset)
+    if head == 0:
+        return
+    version, blocks, length = load(head + R_VERSION), load32(head + R_BLOCK_COUNT), load(head + R_LENGTH)
+    bury(d, segment, offset, length)
+    for block_index in range(1, blocks):
+        withdraw_block(d, key, size, place_of(key_hash, block_index), block_index, version)
+
+
+@helper
+def withdraw_block(d, key, size, place, block_index, version):
+    """Take one block that is not a root out of the index and bury it."""
+    address = find_item(d, key, size, place, block_index, version, -1)
+    if address == 0:
+        return
+    item = load(address)
+    segment, offset = (item >> SEGMENT_SHIFT) & SEGMENT_MASK, item_offset(item)
+    length = load(head_at(d, segment, offset) + R_LENGTH)
+    remove(d, place, address)
+    bury(d, segment, offset, length)
+
+
+@helper
+def delete(d, place, item):
+    """Remove the object whose root is exactly this item; 1, or 0 if it is not there any more."""
+    address = find_exact(load(d + D_INDEX), load(d + D_MASK), place, item)
+    segment, offset = (item >> SEGMENT_SHIFT) & SEGMENT_MASK, item_offset(item)
+    if address == 0 or segment >= load(d + D_SEGMENT_COUNT):
+        return 0
+    head = head_at(d, segment, offset)
+    if head == 0 or load32(head + R_BLOCK_INDEX) != 0:
+        return RESULT_REFUSED
+    # The key is needed after the header's scratch was used for other records: keep a copy.
+    size, copy = load16(head + R_KEY_BYTES), load(d + D_SCRATCH) + HEAD_READ_BYTES
+    for word in range(0, size, 8):
+        store(copy + word, load(head + RECORD_HEADER_BYTES + word))
+    remove(d, place, address)
+    bury_object(d, item, copy, size, place)
+    tally(d, COUNT_DELETED, 1)
+    return 1
+
+
+@helper
+def relink(d, packed, begin, end, image):
+    """Records copied from one segment to another take the old ones' place, unless those died meanwhile.
+
+    packed: target segment | source segment << 20; image: address of the target segment's bytes. How many moved.
+    """
+    target, source = packed & SEGMENT_MASK, packed >> 20
+    offset, moved = begin, 0
+    while offset + RECORD_HEADER_BYTES <= end:
+        head = image + offset
+        length = load(head + R_LENGTH)
+        place, block_index, size = load(head + R_KEY_HASH), load32(head + R_BLOCK_INDEX), load16(head + R_KEY_BYTES)
+        key, version = head + RECORD_HEADER_BYTES, load(head + R_VERSION)
+        address = find_item(d, key, size, place, block_index, version, source)
+        account(d, target, offset, head, length)
+        if address == 0:
+            bury(d, target, offset, length)
+        else:
+            old = load(address)
+            store_release(address, item_of(place, target, offset))  # SYNC index.item: pairs with find()
+            bury(d, source, item_offset(old), length)
+            moved += 1
+        offset += length
+    tally(d, COUNT_RELINKED, moved)
+    return moved
+
+
+@helper
+def drop_segment(d, segment, records, total):
+    """Withdraw listed CACHE records (pairs of place and item) of a segment and remember them as ghosts."""
+    dropped = 0
+    for position in range(total):
+        place, item = load(records + 16 * position), load(records + 16 * position + 8)
+        address = find_exact(load(d + D_INDEX), load(d + D_MASK), place, item)
+        if address == 0:
+            continue
+        offset = item_offset(item)
+        head = head_at(d, segment, offset)
+        length = load(head + R_LENGTH)
+        store32(load(d + D_GHOST) + 4 * (place & load(d + D_GHOST_MASK)), shift_right(place, 32))
+        tally(d, COUNT_DROPPED_BYTES, length)
+        remove(d, place, address)
+        bury(d, segment, offset, length)
+        dropped += 1
+    tally(d, COUNT_DROPPED, dropped)
+    return dropped
+
+
+@helper
+def reap(d, slot):
+    """A client is gone: seal its leases, clear its pins, free its slot. Idempotent."""
+    for segment in range(load(d + D_SEGMENT_COUNT)):
+        word = load(entry_of(d, segment) + S_WORD)
+        if state_of(word) == STATE_LEASED and owner_of(word) == slot:
+            seal(d, segment, walk_end(d, segment))
+    base = load(d + D_SLOTS) + slot * load(d + D_SLOT_STRIDE)
+    row = base + load(d + D_ROW_OFFSET)
+    for segment in range(load(d + D_SEGMENT_COUNT)):
+        store32(row + segment * PIN_BYTES, 0)
+    store(base + P_BUSY, 0)
+    store_release(base + P_STATE, 0)  # SYNC slot.state
+    return 1
+
+
+@helper
+def seal_lease(d, slot, segment):
+    """A client gives its lease back."""
+    if segment < 0 or segment >= load(d + D_SEGMENT_COUNT):
+        return RESULT_REFUSED
+    word = load(entry_of(d, segment) + S_WORD)
+    if state_of(word) != STATE_LEASED or owner_of(word) != slot:
+        return RESULT_REFUSED
+    tail = walk_end(d, segment) if load(load(d + D_ADDRESSES) + 8 * segment) != 0 else load(d + D_SEGMENT_BYTES)
+    seal(d, segment, tail)
+    return 1
+
+
+@helper
+def set_aside(d, segment):
+    """A segment whose bytes cannot be trusted leaves circulation."""
+    entry = entry_of(d, segment)
+    word = load(entry + S_WORD)
+    if state_of(word) == STATE_SEALED:
+        store_release(entry + S_WORD, word_of(STATE_QUARANTINED, 0, word & GENERATION_MASK))  # SYNC segment.word
+        return 1
+    return 0
+
+
+@helper
+def back(d, segment):
+    """Memory or disk was reserved for a segment: it becomes free."""
+    if state_of(load(entry_of(d, segment) + S_WORD)) != STATE_UNBACKED:
+        return 0
+    release(d, segment)
+    return 1
+
+
+@helper
+def carry_out(d, slot, operation, segment, offset, end, argument):
+    """One message; the daemon's own slot may do more."""
+    if operation == OP_LEASE:
+        return lease(d, slot, segment, offset, end)
+    if operation == OP_PUBLISH:
+        return publish(d, slot, segment, offset, end)
+    if operation == OP_DELETE:
+        return delete(d, offset, argument)
+    if operation == OP_SEAL:
+        return seal_lease(d, slot, segment)
+    if slot != 0:
+        return RESULT_REFUSED
+    if operation == OP_RELINK:
+        return relink(d, segment, offset, end, argument)
+    if operation == OP_DROP:
+        return drop_segment(d, segment, argument, end)
+    if operation == OP_RETIRE:
+        retire(d, segment)
+        return 1
+    if operation == OP_BACKED:
+        return back(d, segment)
+    if operation == OP_REAP:
+        return reap(d, offset)
+    if operation == OP_QUARANTINE:
+        return set_aside(d, segment)
+    return RESULT_REFUSED
+
+
+@helper
+def serve(d, slot):
+    """Handle up to MESSAGES_PER_VISIT messages of one slot; how many."""
+    base = load(d + D_SLOTS) + slot * load(d + D_SLOT_STRIDE)
+    head = load(base + P_HEAD)
+    tail = load_acquire(base + P_TAIL)  # SYNC slot.tail: pairs with store_release in submit()
+    if head == tail or tail - head > MESSAGE_COUNT or tail < head:
+        return 0
+    done = 0
+    while head < tail and done < MESSAGES_PER_VISIT:
+        message = base + SLOT_PAGE_BYTES + (head & (MESSAGE_COUNT - 1)) * MESSAGE_BYTES
+        result = carry_out(d, slot, load(message + M_OP), load(message + M_SEGMENT), load(message + M_OFFSET),
+                           load(message + M_END), load(message + M_ARG))
+        store(message + M_RESULT, result)
+        if result == RESULT_REFUSED:
+            tally(d, COUNT_REFUSED, 1)
+        head += 1
+        done += 1
+        store_release(base + P_HEAD, head)  # SYNC slot.head: pairs with load_acquire in wait_for()
+    fence()
+    if load(base + P_WAITING) != 0:
+        system_call(SYS_FUTEX, base + P_HEAD, FUTEX_WAKE, 1, 0, 0, 0)
+    tally(d, COUNT_MESSAGES, done)
+    return done
+
+
+@helper
+def visit_all(d):
+    """One round over all slots."""
+    work = 0
+    for slot in range(load(d + D_SLOT_HIGH)):
+        state = load_acquire(load(d + D_SLOTS) + slot * load(d + D_SLOT_STRIDE) + P_STATE)  # SYNC slot.state
+        if slot == 0 or state == SLOT_ACTIVE:
+            work += serve(d, slot)
+    return work
+
+
+@helper
+def nap(d, nanoseconds):
+    """Sleep on the doorbell unless a message came meanwhile."""
+    clients, page = load(d + D_CLIENTS), load(d + D_PAGE)
+    seen = load32(clients + B_DOORBELL)
+    store(clients + B_SLEEPING, 1)
+    fence()
+    if visit_all(d) == 0 and load(d + D_STOP) == 0:
+        store(page, 0)
+        store(page + 8, nanoseconds)
+        tally(d, COUNT_SLEEPS, 1)
+        system_call(SYS_FUTEX, clients + B_DOORBELL, FUTEX_WAIT, seen, page, 0, 0)
+    store(clients + B_SLEEPING, 0)
+
+
+@kernel(nogil=True)
+def run(d):
+    """Serve until D_STOP is set. The daemon's mutator thread spends its life here, without the interpreter lock."""
+    idle = 0
+    while load_acquire(d + D_STOP) == 0:  # SYNC stop
+        work = visit_all(d)
+        if load(d + D_DRAIN_COUNT) > 0:
+            drain(d)
+        if work > 0:
+            idle = 0
+            continue
+        idle += 1
+        pause()
+        if idle > IDLE_SPINS:
+            nap(d, DRAIN_NS if load(d + D_DRAIN_COUNT) > 0 else SLEEP_NS)
+            idle = 0
+    return 0
+
+
+@kernel()
+def wake(d):
+    """Make the mutator look around; for the thread that set D_STOP."""
+    clients = load(d + D_CLIENTS)
+    store32(clients + B_DOORBELL, load32(clients + B_DOORBELL) + 1)
+    system_call(SYS_FUTEX, clients + B_DOORBELL, FUTEX_WAKE, 1, 0, 0, 0)
+    return 0

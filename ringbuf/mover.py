@@ -1,0 +1,54 @@
+"""Kernels that copy records between segments, for the policy thread of the daemon."""
+
+from __future__ import annotations
+
+from .atomic import load, load8, load16, load32, store, store8, store_fence, store_release
+from .jit import kernel
+from .layout import (
+    R_CLASS,
+    R_GENERATION,
+    R_HEADER_HASH,
+    R_KEY_BYTES,
+    R_LENGTH,
+    R_PAYLOAD_BYTES,
+    R_PAYLOAD_HASH,
+    R_PUBLISHED,
+    RECORD_HEADER_BYTES,
+)
+from .records import header_hash
+from .writer import flush_range
+from .xxh3 import COPY_STREAM, STRIPE_BYTES, hash_begin, hash_end, hash_stripes
+
+
+@kernel(nogil=True)
+def copy_record(target, source, length, generation, kind, flush, state):
+    """Copy one committed record to claimed room, checking its payload on the way; 1, or 0 if it is not what was written.
+
+    kind: the class of the copy. flush: 1 where the target's lines must be written back. state: 72 scratch bytes.
+    The publish sequence goes along: a copy left behind by a death is told apart by version and place only.
+    """
+    store(target + R_GENERATION, generation)
+    store(target + R_PUBLISHED, 0)
+    store_release(target + R_LENGTH, -length)  # SYNC record.length: pairs with load_acquire in sound_length()
+    start = (RECORD_HEADER_BYTES + load16(source + R_KEY_BYTES) + 63) & ~63
+    for offset in range(16, start, 8):
+        store(target + offset, load(source + offset))
+    payload = load32(source + R_PAYLOAD_BYTES)
+    if start + payload > length:
+        return 0
+    hash_begin(state)
+    if payload > 0:
+        hash_stripes(target + start, source + start, payload // STRIPE_BYTES, state, COPY_STREAM, 1)
+    if hash_end(state) != load(source + R_PAYLOAD_HASH):
+        return 0
+    if load8(target + R_CLASS) != kind:
+        store8(target + R_CLASS, kind)
+        store(target + R_HEADER_HASH, header_hash(target))
+    if flush == 1:
+        flush_range(target, start)
+    store_fence()
+    store_release(target + R_LENGTH, length)  # SYNC record.length
+    if flush == 1:
+        flush_range(target, 8)
+        store_fence()
+    return 1

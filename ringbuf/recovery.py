@@ -1,0 +1,165 @@
+"""Start: which segments hold what, and the index rebuilt from them.
+
+After a kill of the daemon the control file tells every segment's state (warm). After power loss only the segment headers
+of persistent arenas do (cold). Either way a record counts if it was published, is not buried, carries its segment's
+generation and passes its header's hash; whatever is in doubt is dropped (CACHE) or reported as lost (KEEP).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import core_state as core
+from . import layout
+from .codes import LISTED_BYTES
+from .region import lock_holder
+
+if TYPE_CHECKING:
+    from .mutator import Mutator
+
+_HELD = (layout.STATE_LEASED, layout.STATE_SEALED, layout.STATE_EVICTING)
+# Below this average the whole segment is read at once instead of header by header.
+_HEADER_READ_BYTES = 8192
+
+
+@dataclass
+class Recovery:
+    """What a start found; the second half runs once the mutator does."""
+
+    blocks: int = 0
+    bad_segments: list[int] = field(default_factory=list)
+    dead_slots: list[int] = field(default_factory=list)
+    segments: list[int] = field(default_factory=list)
+    lost_keep: int = 0
+
+
+def recover(mutator: Mutator) -> Recovery:
+    """First half, before the mutator runs: free rings, segment states, index."""
+    found = Recovery()
+    _find_slots(mutator, found)
+    for number, arena in enumerate(mutator.arenas):
+        free = []
+        for segment in range(arena.first, arena.first + arena.segment_count):
+            state = _settle_state(mutator, number, segment)
+            if state == layout.STATE_FREE:
+                free.append(segment)
+            elif state in _HELD:
+                _recover_segment(mutator, segment, found)
+        _fill_free_ring(mutator, number, free)
+    for name in os.listdir(mutator.folder):
+        if name.startswith("index-") and name != f"index-{mutator.epoch}":
+            os.unlink(os.path.join(mutator.folder, name))
+    return found
+
+
+def _find_slots(mutator: Mutator, found: Recovery) -> None:
+    for slot in range(1, mutator.slot_count):
+        at = mutator.slot_address(slot)
+        if not mutator.warm or ctypes.c_uint64.from_address(at).value != layout.SLOT_ACTIVE:
+            continue
+        mutator.raise_slot_high(slot + 1)
+        if lock_holder(mutator.locks_fd, slot) == 0:
+            found.dead_slots.append(slot)
+
+
+def _settle_state(mutator: Mutator, number: int, segment: int) -> int:
+    """The state a segment starts this life with."""
+    entry = mutator._entry(segment)
+    word = mutator._get(entry)
+    if not mutator.warm:
+        if mutator.arenas[number].kind == layout.KIND_DRAM or not mutator.arenas[number].warm:
+            return layout.STATE_UNBACKED
+        header = _segment_header(mutator, segment)
+        if header[0] != layout.SEGMENT_MAGIC:
+            return layout.STATE_UNBACKED
+        word = header[1] & layout.GENERATION_MASK | layout.STATE_SEALED << layout.STATE_SHIFT
+        mutator._put(entry + layout.S_POOL, min(header[2], 63))
+        mutator._put(entry + layout.S_CLASS, header[3])
+        mutator._put(entry + layout.S_SEQUENCE, header[5])
+    state = word >> layout.STATE_SHIFT
+    if state in _HELD:
+        owner = word >> layout.OWNER_SHIFT & layout.OWNER_MASK
+        living = state == layout.STATE_LEASED and owner > 0 and lock_holder(mutator.locks_fd, owner) != 0
+        if not living:
+            word = word & layout.GENERATION_MASK | layout.STATE_SEALED << layout.STATE_SHIFT
+        for offset in (layout.S_LIVE_BYTES, layout.S_LIVE_COUNT, layout.S_EXPIRY):
+            mutator._put(entry + offset, 0)
+        pool = mutator._get(entry + layout.S_POOL)
+        mutator._pools[min(pool, 63)] += 1
+    mutator._put(entry, word)
+    return word >> layout.STATE_SHIFT
+
+
+def _segment_header(mutator: Mutator, segment: int) -> list[int]:
+    arena = mutator.arena_of(segment)
+    raw = os.pread(arena.fd, 64, arena.offset_of(segment))
+    return np.frombuffer(raw.ljust(64, b"\0"), "<u8").tolist()
+
+
+def _recover_segment(mutator: Mutator, segment: int, found: Recovery) -> None:
+    image = SegmentImage(mutator, segment)
+    blocks = mutator.native.recover(mutator.core, segment, image.address)
+    if blocks < 0:
+        found.bad_segments.append(segment)
+    else:
+        found.blocks += blocks
+    found.segments.append(segment)
+
+
+class SegmentImage:
+    """A segment's bytes as memory: the mapping itself, or the headers (or all) read from the file."""
+
+    def __init__(self, mutator: Mutator, segment: int):
+        self.address = mutator.address(segment)
+        if self.address:
+            return
+        arena, size = mutator.arena_of(segment), mutator.segment_bytes
+        self._memory = mmap.mmap(-1, size)
+        view = np.frombuffer(self._memory, "u1")
+        self.address = view.ctypes.data
+        offset, base = layout.SEGMENT_HEADER_BYTES, arena.offset_of(segment)
+        generation = mutator.generation(segment)
+        while offset + layout.RECORD_HEADER_BYTES <= size:
+            raw = os.pread(arena.fd, min(_HEADER_READ_BYTES, size - offset), base + offset)
+            if len(raw) < layout.RECORD_HEADER_BYTES:
+                return
+            length = abs(int.from_bytes(raw[:8], "little", signed=True))
+            if length < layout.RECORD_HEADER_BYTES or int.from_bytes(raw[8:16], "little") != generation:
+                return
+            ctypes.memmove(self.address + offset, raw, min(len(raw), size - offset))
+            if length < _HEADER_READ_BYTES:
+                raw = os.pread(arena.fd, size - offset, base + offset)
+                ctypes.memmove(self.address + offset, raw, min(len(raw), size - offset))
+                return
+            offset += length
+
+
+def _fill_free_ring(mutator: Mutator, number: int, free: list[int]) -> None:
+    mutator._rings[number][: len(free)] = free
+    words = (core.D_FREE_RINGS + number * core.FREE_RING_BYTES) // 8
+    mutator._words[words], mutator._words[words + 1] = 0, len(free)
+    mutator._put(mutator.control.address + layout.C_FREE + 8 * number, len(free))
+
+
+def finish(mutator: Mutator, found: Recovery) -> None:
+    """Second half, with the mutator running: bury what is not whole, free what is empty, reap who is dead."""
+    for slot in found.dead_slots:
+        mutator.submit(layout.OP_REAP, offset=slot)
+    for segment in found.segments:
+        room = max(1, mutator.segment_field(segment, layout.S_LIVE_COUNT))
+        out = np.zeros((room, LISTED_BYTES // 8), "<u8")
+        image = SegmentImage(mutator, segment)
+        count = mutator.native.incomplete(mutator.core, segment, image.address, out.ctypes.data, room)
+        if count:
+            found.lost_keep += int((out[:count, 4] & 1).sum())
+            pairs = np.ascontiguousarray(out[:count, :2])
+            mutator.submit(layout.OP_DROP, segment, 0, count, pairs.ctypes.data)
+    for segment in found.segments:
+        if mutator.state(segment) == layout.STATE_SEALED and mutator.segment_field(segment, layout.S_LIVE_COUNT) == 0:
+            mutator.submit(layout.OP_RETIRE, segment)

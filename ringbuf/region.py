@@ -1,0 +1,148 @@
+"""Files as memory: creating, reserving, mapping and locking them."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+
+from .errors import Full
+
+PAGE_BYTES = 4096
+HUGE_PAGE_BYTES = 2 << 20
+_PROT_READ, _PROT_WRITE = 1, 2
+_MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS, _MAP_NORESERVE = 0x01, 0x02, 0x10, 0x20, 0x4000
+_MADV_HUGEPAGE, _MADV_POPULATE_READ, _MADV_POPULATE_WRITE = 14, 22, 23
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+def round_up(value: int, unit: int) -> int:
+    """The smallest multiple of unit that is not below value."""
+    return -(-value // unit) * unit
+
+
+def _map(address: int | None, size: int, protection: int, flags: int, fd: int, offset: int = 0) -> int:
+    result = _libc.mmap(address, size, protection, flags, fd, offset)
+    if result in (None, ctypes.c_void_p(-1).value):
+        code = ctypes.get_errno()
+        raise OSError(code, f"cannot map {size} bytes: {os.strerror(code)}")
+    return int(result)
+
+
+class Mapping:
+    """A shared mapping of a file from its start; unmapped when the last reference goes.
+
+    Pins and leases hold a reference, so memory that anybody can still read stays mapped.
+    """
+
+    def __init__(self, fd: int, size: int, writable: bool, huge: bool = False):
+        if os.fstat(fd).st_size < size:
+            raise OSError(errno.EINVAL, f"the file behind a mapping holds {os.fstat(fd).st_size} bytes, not {size}: "
+                          "it was truncated")
+        self.size, self._unmap = size, _libc.munmap
+        protection = _PROT_READ | (_PROT_WRITE if writable else 0)
+        if not huge:
+            self.address = _map(None, size, protection, _MAP_SHARED, fd)
+            return
+        # Huge pages need the mapping to begin where one could: reserve more room and map into its aligned part.
+        room = size + HUGE_PAGE_BYTES
+        start = _map(None, room, 0, _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE, -1)
+        self.address = round_up(start, HUGE_PAGE_BYTES)
+        _map(self.address, size, protection, _MAP_SHARED | _MAP_FIXED, fd)
+        if self.address > start:
+            _libc.munmap(start, self.address - start)
+        end = round_up(self.address + size, PAGE_BYTES)
+        if end < start + room:
+            _libc.munmap(end, start + room - end)
+        _libc.madvise(self.address, size, _MADV_HUGEPAGE)
+
+    def __del__(self) -> None:
+        if hasattr(self, "address"):
+            self._unmap(self.address, self.size)
+
+
+def map_sync_works(fd: int) -> bool:
+    """Whether a file can be mapped with MAP_SYNC: a flushed line is then durable.
+
+    MAP_SHARED_VALIDATE makes the kernel refuse what it does not know; MAP_SHARED alone would ignore MAP_SYNC.
+    """
+    shared_validate, sync = 0x03, 0x80000
+    try:
+        address = _map(None, PAGE_BYTES, _PROT_READ | _PROT_WRITE, shared_validate | sync, fd)
+    except OSError:
+        return False
+    _libc.munmap(address, PAGE_BYTES)
+    return True
+
+
+def make_private(address: int, size: int) -> None:
+    """Replace a page range by a private copy of itself: writes there reach nobody else. For forked children."""
+    copy = ctypes.string_at(address, size)
+    _map(address, size, _PROT_READ | _PROT_WRITE, _MAP_PRIVATE | _MAP_FIXED | _MAP_ANONYMOUS, -1)
+    ctypes.memmove(address, copy, size)
+
+
+def populate(address: int, size: int, writable: bool) -> None:
+    """Enter a range into the page tables ahead of use; a hint, errors are ignored."""
+    _libc.madvise(address, size, _MADV_POPULATE_WRITE if writable else _MADV_POPULATE_READ)
+
+
+def create_file(path: str, size: int) -> int:
+    """Open or create a file of at least this size (sparse); the descriptor."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if os.fstat(fd).st_size < size:
+        os.ftruncate(fd, size)
+    return fd
+
+
+def reserve(fd: int, offset: int, size: int, path: str) -> None:
+    """Make the file system promise the bytes, so that no later store dies of SIGBUS.
+
+    Raises: Full with path, size and what is free.
+    """
+    try:
+        os.posix_fallocate(fd, offset, size)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG):
+            raise
+        free = os.statvfs(path)
+        raise Full(f"{path}: no room for {size} more bytes ({free.f_bavail * free.f_frsize} are free); "
+                   "free some or configure a smaller tier") from error
+
+
+_LOCK = struct.Struct("hhqqi")
+
+
+def try_lock(fd: int, byte: int) -> bool:
+    """Take this process's lock on one byte; the kernel drops it when the process ends, however it ends.
+
+    POSIX record locks, not OFD locks: a forked child must not keep them. Closing any descriptor of the file in this
+    process drops them too, so lock files are opened once.
+    """
+    request = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLK, request)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        raise
+    return True
+
+
+def unlock(fd: int, byte: int) -> None:
+    """Give one byte's lock back."""
+    fcntl.fcntl(fd, fcntl.F_SETLK, struct.pack("hhqqi", fcntl.F_UNLCK, os.SEEK_SET, byte, 1, 0))
+
+
+def lock_holder(fd: int, byte: int) -> int:
+    """The pid that holds a byte's lock, 0 for nobody (or for this process, which the kernel does not report)."""
+    request = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+    kind, _, _, _, pid = struct.unpack("hhqqi", fcntl.fcntl(fd, fcntl.F_GETLK, request))
+    return 0 if kind == fcntl.F_UNLCK else int(pid)

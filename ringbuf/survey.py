@@ -1,0 +1,194 @@
+"""Kernels that read whole segments: listing for the policy thread, recovery at start, verification."""
+
+from __future__ import annotations
+
+from .atomic import fence, load, load8, load16, load32, load_acquire, store
+from .codes import LISTED_BYTES
+from .core import account, entry_of, find_item, insert
+from .core_state import D_ACCESS, D_ACCESS_STRIDE, D_ADDRESSES, D_INDEX, D_MASK, D_SEGMENT_BYTES
+from .jit import helper, kernel
+from .layout import (
+    ACCESS_SHIFT,
+    DEAD,
+    GENERATION_MASK,
+    R_BLOCK_COUNT,
+    R_BLOCK_INDEX,
+    R_CLASS,
+    R_EXPIRY,
+    R_HEADER_HASH,
+    R_KEY_BYTES,
+    R_KEY_HASH,
+    R_LENGTH,
+    R_PUBLISHED,
+    R_VERSION,
+    RECORD_HEADER_BYTES,
+    S_LIVE_BYTES,
+    S_LIVE_COUNT,
+    S_WORD,
+    SEGMENT_HEADER_BYTES,
+    SEGMENT_MASK,
+    SEGMENT_SHIFT,
+)
+from .records import find_exact, hash_bytes, header_hash, item_of, item_offset, place_of, sound_length
+
+# One listed record: place, item, offset, length, class | heat << 8 | block index << 16, expiry
+
+
+
+@kernel()
+def list_live(d, segment, image, out, room):
+    """List the live records of a segment into ``out`` (48 bytes each, at most ``room``); how many.
+
+    image: where the segment's bytes are (its mapping, or a copy read from disk). Caller: the policy thread; racing
+    deletions may leave listed records dead, which every later step checks again.
+    """
+    generation = load(entry_of(d, segment) + S_WORD) & GENERATION_MASK
+    size, heat = load(d + D_SEGMENT_BYTES), load(d + D_ACCESS) + segment * load(d + D_ACCESS_STRIDE)
+    offset, total = SEGMENT_HEADER_BYTES, 0
+    while offset + RECORD_HEADER_BYTES <= size and total < room:
+        head = image + offset
+        length = sound_length(head, generation, size - offset)
+        if length == 0:
+            break
+        place = load(head + R_KEY_HASH)
+        item = item_of(place, segment, offset)
+        if load(head + R_LENGTH) > 0 and find_exact(load(d + D_INDEX), load(d + D_MASK), place, item) != 0:
+            entry = out + LISTED_BYTES * total
+            store(entry, place)
+            store(entry + 8, item)
+            store(entry + 16, offset)
+            store(entry + 24, length)
+            warmth = load8(heat + (offset >> ACCESS_SHIFT))
+            store(entry + 32, load8(head + R_CLASS) | warmth << 8 | load32(head + R_BLOCK_INDEX) << 16)
+            store(entry + 40, load(head + R_EXPIRY))
+            total += 1
+        offset += length
+    return total
+
+
+@kernel()
+def recover(d, segment, image):
+    """Put a segment's published, living records back into an index that is being rebuilt; how many, -1 on a bad record.
+
+    Where the key is there already: the same version elsewhere is a copy that a move left behind, and an older publish
+    sequence loses. Caller: the starting daemon, before any client is served.
+    """
+    generation = load(entry_of(d, segment) + S_WORD) & GENERATION_MASK
+    size, offset, total, bad = load(d + D_SEGMENT_BYTES), SEGMENT_HEADER_BYTES, 0, 0
+    while offset + RECORD_HEADER_BYTES <= size:
+        head = image + offset
+        length = sound_length(head, generation, size - offset)
+        if length == 0:
+            break
+        published = load(head + R_PUBLISHED)
+        if load(head + R_LENGTH) > 0 and published != 0 and published & DEAD == 0:
+            if RECORD_HEADER_BYTES + load16(head + R_KEY_BYTES) > length:
+                bad = 1
+            elif header_hash(head) != load(head + R_HEADER_HASH):
+                bad = 1
+            else:
+                total += recover_record(d, segment, offset, head, length)
+        offset += length
+    return -1 if bad == 1 else total
+
+
+@helper
+def recover_record(d, segment, offset, head, length):
+    """One record; 1 if it became the live one."""
+    place, block_index, size = load(head + R_KEY_HASH), load32(head + R_BLOCK_INDEX), load16(head + R_KEY_BYTES)
+    key, version = head + RECORD_HEADER_BYTES, load(head + R_VERSION)
+    item = item_of(place, segment, offset)
+    # Other blocks than roots are told apart by version: two versions may coexist until the roots are compared.
+    old = find_item(d, key, size, place, block_index, 0 if block_index == 0 else version, -1)
+    if old == 0:
+        if insert(d, place, item) == 0:
+            return 0
+        account(d, segment, offset, head, length)
+        return 1
+    other = load(old)
+    old_segment, old_offset = (other >> SEGMENT_SHIFT) & SEGMENT_MASK, item_offset(other)
+    if old_segment == segment and old_offset == offset:
+        return 0
+    old_head = load(load(d + D_ADDRESSES) + 8 * old_segment) + old_offset
+    if load(load(d + D_ADDRESSES) + 8 * old_segment) == 0 or load(old_head + R_VERSION) == version:
+        return 0
+    if load(old_head + R_PUBLISHED) > load(head + R_PUBLISHED):
+        return 0
+    entry = entry_of(d, old_segment)
+    store(entry + S_LIVE_BYTES, load(entry + S_LIVE_BYTES) - load(old_head + R_LENGTH))
+    store(entry + S_LIVE_COUNT, load(entry + S_LIVE_COUNT) - 1)
+    store(old, item)
+    account(d, segment, offset, head, length)
+    return 1
+
+
+@kernel()
+def incomplete(d, segment, image, out, room):
+    """List (like list_live) the live records whose object is not whole: a root that misses a block, a block without root.
+
+    Caller: the starting daemon after every segment went through recover(); it drops them.
+    """
+    generation = load(entry_of(d, segment) + S_WORD) & GENERATION_MASK
+    size, offset, total = load(d + D_SEGMENT_BYTES), SEGMENT_HEADER_BYTES, 0
+    while offset + RECORD_HEADER_BYTES <= size and total < room:
+        head = image + offset
+        length = sound_length(head, generation, size - offset)
+        if length == 0:
+            break
+        place = load(head + R_KEY_HASH)
+        item = item_of(place, segment, offset)
+        live = find_exact(load(d + D_INDEX), load(d + D_MASK), place, item)
+        if load(head + R_LENGTH) > 0 and live != 0 and whole(d, head) == 0:
+            entry = out + LISTED_BYTES * total
+            store(entry, place)
+            store(entry + 8, item)
+            store(entry + 16, offset)
+            store(entry + 24, length)
+            store(entry + 32, load8(head + R_CLASS))
+            store(entry + 40, 0)
+            total += 1
+        offset += length
+    return total
+
+
+@helper
+def whole(d, head):
+    """1 if a root's blocks, or another block's root, are in the index with the same version."""
+    size, version = load16(head + R_KEY_BYTES), load(head + R_VERSION)
+    key = head + RECORD_HEADER_BYTES
+    key_hash = hash_bytes(key, size, 0)
+    if load32(head + R_BLOCK_INDEX) != 0:
+        return 1 if find_item(d, key, size, key_hash, 0, version, -1) != 0 else 0
+    for block_index in range(1, load32(head + R_BLOCK_COUNT)):
+        if find_item(d, key, size, place_of(key_hash, block_index), block_index, version, -1) == 0:
+            return 0
+    return 1
+
+
+@kernel()
+def check(d, segment, image, out):
+    """Compare a segment with the index. out: live records found, their bytes, records that are both dead and indexed.
+
+    Caller: anyone in the daemon while no message is under way for the segment.
+    """
+    fence()
+    generation = load_acquire(entry_of(d, segment) + S_WORD) & GENERATION_MASK  # SYNC segment.word
+    size, offset = load(d + D_SEGMENT_BYTES), SEGMENT_HEADER_BYTES
+    count, total, wrong = 0, 0, 0
+    while offset + RECORD_HEADER_BYTES <= size:
+        head = image + offset
+        length = sound_length(head, generation, size - offset)
+        if length == 0:
+            break
+        place = load(head + R_KEY_HASH)
+        item = item_of(place, segment, offset)
+        if load(head + R_LENGTH) > 0 and find_exact(load(d + D_INDEX), load(d + D_MASK), place, item) != 0:
+            count += 1
+            total += length
+            if load(head + R_PUBLISHED) & DEAD != 0 or load(head + R_PUBLISHED) == 0:
+                wrong += 1
+        offset += length
+    store(out, count)
+    store(out + 8, total)
+    store(out + 16, wrong)
+    return count

@@ -1,0 +1,414 @@
+"""Append into a leased segment, and talk to the daemon over the client's own ring.
+
+A lease makes one process the only writer of a segment, so the position of the next record is a private number: no atomic
+operation, no call. A record is claimed (negative length), filled with non-temporal stores, fenced, and committed (positive
+length). Whoever walks the segment later skips what was never committed.
+"""
+
+from __future__ import annotations
+
+from numba import types
+
+from .atomic import (
+    fence,
+    fetch_add,
+    fetch_add32,
+    flush_line,
+    load,
+    load8,
+    load32,
+    load_acquire,
+    pause,
+    store,
+    store8,
+    store16,
+    store32,
+    store_fence,
+    store_release,
+)
+from .cpython import as_int, from_int
+from .jit import capi, helper, kernel
+from .codes import WAIT_TIMED_OUT
+from .layout import (
+    B_DOORBELL,
+    B_SLEEPING,
+    GRANULE,
+    KEY_BYTES_MAX,
+    M_ARG,
+    M_END,
+    M_OFFSET,
+    M_OP,
+    M_RESULT,
+    M_SEGMENT,
+    MESSAGE_BYTES,
+    MESSAGE_COUNT,
+    P_BUSY,
+    P_HEAD,
+    P_TAIL,
+    P_WAITING,
+    R_BLOCK_COUNT,
+    R_BLOCK_INDEX,
+    R_CLASS,
+    R_CODEC,
+    R_EXPIRY,
+    R_GENERATION,
+    R_HEADER_HASH,
+    R_KEY_BYTES,
+    R_KEY_HASH,
+    R_KIND,
+    R_LENGTH,
+    R_OBJECT_BYTES,
+    R_OBJECT_ROWS,
+    R_PAYLOAD_BYTES,
+    R_PAYLOAD_HASH,
+    R_POOL,
+    R_PUBLISHED,
+    R_ROWS,
+    R_SCHEMA_BYTES,
+    R_STORED_BYTES,
+    R_VALUE_BYTES,
+    R_VERSION,
+    RECORD_HEADER_BYTES,
+    S_WORD,
+    SEGMENT_ENTRY_BYTES,
+    SLOT_PAGE_BYTES,
+)
+from .reader import count, list_item, list_size, utf8
+from .records import hash_bytes, header_hash
+from .session import (
+    COUNT_BYTES_PUT,
+    COUNT_PUTS,
+    L_BASE,
+    L_GENERATION,
+    L_NEXT,
+    L_SEGMENT,
+    L_WORD,
+    Q_BLOCK_COUNT,
+    Q_BLOCK_INDEX,
+    Q_CLASS,
+    Q_CODEC,
+    Q_EXPIRY,
+    Q_FLUSH,
+    Q_GENERATION,
+    Q_KEY,
+    Q_KEY_BYTES,
+    Q_KIND,
+    Q_LENGTH,
+    Q_OBJECT_BYTES,
+    Q_OBJECT_ROWS,
+    Q_PAYLOAD_BYTES,
+    Q_PIECE_COUNT,
+    Q_PIECES,
+    Q_PLACE,
+    Q_POOL,
+    Q_ROWS,
+    Q_SCHEMA_BYTES,
+    Q_STATE,
+    Q_STORED_BYTES,
+    Q_STRIPE,
+    Q_TARGET,
+    Q_VALUE_BYTES,
+    Q_VERSION,
+    X_CLIENTS,
+    X_SCRATCH,
+    X_SEGMENT_BYTES,
+    X_SLOT,
+    X_TABLE,
+)
+from .xxh3 import COPY_STORE, COPY_STREAM, hash_begin, hash_end, hash_piece
+
+# Below this a plain store is cheaper: the bytes are still in cache when the daemon or a reader looks at them.
+STREAM_BYTES_MIN = 2048
+
+buffer_of = types.ExternalFunction("PyObject_GetBuffer", types.int32(types.int64, types.int64, types.int32))
+release_buffer = types.ExternalFunction("PyBuffer_Release", types.void(types.int64))
+tuple_item = types.ExternalFunction("PyTuple_GetItem", types.int64(types.int64, types.int64))
+system_call = types.ExternalFunction("syscall", types.int64(*[types.int64] * 7))
+SYS_FUTEX = 202
+FUTEX_WAIT, FUTEX_WAKE = 0, 1
+SPINS = 2000
+
+
+
+@helper
+def record_bytes(key_bytes, payload_bytes):
+    """The length of a record: header, key and payload on cache lines, the whole on a granule."""
+    start = (RECORD_HEADER_BYTES + key_bytes + 63) & ~63
+    return (start + payload_bytes + GRANULE - 1) & ~(GRANULE - 1)
+
+
+@helper
+def claim(head, length, generation):
+    """Mark room as taken, so that a walk finds its way over it whatever happens to the writer.
+
+    Dies: before the length is stored, the walk ends here and later records of this client are lost, unpublished.
+    """
+    store(head + R_GENERATION, generation)
+    store(head + R_PUBLISHED, 0)
+    store_release(head + R_LENGTH, -length)  # SYNC record.length: pairs with load_acquire in sound_length()
+
+
+@helper
+def flush_range(address, size):
+    """Write the lines of a range back to memory, for arenas where that means durable."""
+    line = address & ~63
+    while line < address + size:
+        flush_line(line)
+        line += 64
+
+
+@kernel()
+def claim_record(target, length, generation):
+    """Claim room for a record at an address; the caller holds the lease and the interpreter lock."""
+    claim(target, length, generation)
+    return 0
+
+
+@helper
+def write_header(q, head):
+    """All of the header but the commit word."""
+    store(head + R_KEY_HASH, load(q + Q_PLACE))
+    store(head + R_VERSION, load(q + Q_VERSION))
+    store32(head + R_PAYLOAD_BYTES, load(q + Q_PAYLOAD_BYTES))
+    store16(head + R_KEY_BYTES, load(q + Q_KEY_BYTES))
+    store8(head + R_KIND, load(q + Q_KIND))
+    store8(head + R_CODEC, load(q + Q_CODEC))
+    store32(head + R_BLOCK_INDEX, load(q + Q_BLOCK_INDEX))
+    store32(head + R_BLOCK_COUNT, load(q + Q_BLOCK_COUNT))
+    store(head + R_EXPIRY, load(q + Q_EXPIRY))
+    store(head + R_VALUE_BYTES, load(q + Q_VALUE_BYTES))
+    store(head + R_ROWS, load(q + Q_ROWS))
+    store(head + R_POOL, 0)
+    store16(head + R_POOL, load(q + Q_POOL))
+    store8(head + R_CLASS, load(q + Q_CLASS))
+    store32(head + R_SCHEMA_BYTES, load(q + Q_SCHEMA_BYTES))
+    store(head + R_OBJECT_BYTES, load(q + Q_OBJECT_BYTES))
+    store(head + R_OBJECT_ROWS, load(q + Q_OBJECT_ROWS))
+    store(head + R_STORED_BYTES, load(q + Q_STORED_BYTES))
+
+
+@helper
+def fill_record(q):
+    """Copy and hash the pieces, write the header, and commit. The room was claimed."""
+    head, key_bytes = load(q + Q_TARGET), load(q + Q_KEY_BYTES)
+    copy_key(head + RECORD_HEADER_BYTES, load(q + Q_KEY), key_bytes)
+    target = head + ((RECORD_HEADER_BYTES + key_bytes + 63) & ~63)
+    mode = COPY_STREAM if load(q + Q_PAYLOAD_BYTES) >= STREAM_BYTES_MIN else COPY_STORE
+    state, pieces, total = q + Q_STATE, load(q + Q_PIECES), load(q + Q_PIECE_COUNT)
+    hash_begin(state)
+    for piece in range(total):
+        source, size = load(pieces + 16 * piece), load(pieces + 16 * piece + 8)
+        hash_piece(target, source, size, state, q + Q_STRIPE, mode, 1 if piece == total - 1 else 0)
+        target += (size + 63) & ~63
+    write_header(q, head)
+    store(head + R_PAYLOAD_HASH, hash_end(state))
+    store(head + R_HEADER_HASH, header_hash(head))
+    if load(q + Q_FLUSH) != 0:
+        flush_range(head, RECORD_HEADER_BYTES + key_bytes)
+    store_fence()  # the payload's non-temporal stores are done before the commit word
+    store_release(head + R_LENGTH, load(q + Q_LENGTH))  # SYNC record.length: pairs with load_acquire in sound_length()
+    if load(q + Q_FLUSH) != 0:
+        flush_line(head)
+        store_fence()
+
+
+@helper
+def copy_key(target, source, size):
+    """A key, byte by byte past the last word: the source may end at a page's end."""
+    done = 0
+    while done + 8 <= size:
+        store(target + done, load(source + done))
+        done += 8
+    while done < size:
+        store8(target + done, load8(source + done))
+        done += 1
+
+
+@kernel(nogil=True)
+def append(q):
+    """Fill and commit one claimed record described by a request; for blocks, whose copy is worth dropping the lock."""
+    fill_record(q)
+    return 0
+
+
+@kernel()
+def lease_enter(x, lease):
+    """Begin an append: 1 while the lease holds, else 0 (it was taken back while idle).
+
+    Order: busy, then the look at the segment word; the daemon takes a lease back in the reverse order.
+    """
+    fetch_add(load(x + X_SLOT) + P_BUSY, 1)
+    word = load_acquire(load(x + X_TABLE) + load(lease + L_SEGMENT) * SEGMENT_ENTRY_BYTES + S_WORD)  # SYNC lease
+    if word == load(lease + L_WORD):
+        return 1
+    fetch_add(load(x + X_SLOT) + P_BUSY, -1)
+    return 0
+
+
+@kernel()
+def lease_leave(x):
+    """End an append."""
+    fetch_add(load(x + X_SLOT) + P_BUSY, -1)
+    return 0
+
+
+@capi("int64(int64, int64, int64)", method=True)
+def put_values(self, arguments, _count):
+    """(session, lease, request, items: list[tuple[str, buffer]], first) -> the first item not appended.
+
+    Appends until the segment is full, an item does not fit a segment, or a key is bad (the caller tells these apart).
+    The request is a template; interpreter lock held throughout, as the values are Python objects.
+    """
+    x, lease, q = as_int(load(arguments)), as_int(load(arguments + 8)), as_int(load(arguments + 16))
+    items, position = load(arguments + 24), as_int(load(arguments + 32))
+    total, room = list_size(items), load(x + X_SEGMENT_BYTES)
+    written = 0
+    while position < total:
+        pair = list_item(items, position)
+        key_object, value = tuple_item(pair, 0), tuple_item(pair, 1)
+        if key_object == 0 or value == 0:
+            return 0
+        key = utf8(key_object, x + X_SCRATCH)
+        if key == 0:
+            return 0
+        key_bytes = load(x + X_SCRATCH)
+        if key_bytes == 0 or key_bytes > KEY_BYTES_MAX:
+            break
+        view = x + X_SCRATCH + 16
+        if buffer_of(value, view, 0) != 0:
+            return 0
+        size = load(view + 16)
+        payload_bytes = (size + 63) & ~63
+        length = record_bytes(key_bytes, payload_bytes)
+        offset = load(lease + L_NEXT)
+        if offset + length > room:
+            release_buffer(view)
+            break
+        head = load(lease + L_BASE) + offset
+        claim(head, length, load(lease + L_GENERATION))
+        store(lease + L_NEXT, offset + length)
+        store(q + Q_TARGET, head)
+        store(q + Q_LENGTH, length)
+        store(q + Q_PLACE, hash_bytes(key, key_bytes, 0))
+        store(q + Q_KEY, key)
+        store(q + Q_KEY_BYTES, key_bytes)
+        store(q + Q_VALUE_BYTES, size)
+        store(q + Q_OBJECT_BYTES, size)
+        store(q + Q_STORED_BYTES, size)
+        store(q + Q_PAYLOAD_BYTES, payload_bytes)
+        store(q + Q_PIECE_COUNT, 1 if size > 0 else 0)
+        store(load(q + Q_PIECES), load(view))
+        store(load(q + Q_PIECES) + 8, size)
+        fill_record(q)
+        store(q + Q_VERSION, load(q + Q_VERSION) + 1)
+        release_buffer(view)
+        written += size
+        position += 1
+    count(x, COUNT_PUTS, position - as_int(load(arguments + 32)))
+    count(x, COUNT_BYTES_PUT, written)
+    return from_int(position)
+
+
+@helper
+def ring_doorbell(clients):
+    """Wake the daemon if it sleeps. The caller's store of the tail comes before (fence), its sleep check after."""
+    fence()
+    if load(clients + B_SLEEPING) != 0:
+        fetch_add32(clients + B_DOORBELL, 1)
+        system_call(SYS_FUTEX, clients + B_DOORBELL, FUTEX_WAKE, 1, 0, 0, 0)
+
+
+@kernel(nogil=True)
+def submit(slot, clients, operation, segment, offset, end, argument):
+    """Push one message and wait for its result for about a second; WAIT_TIMED_OUT: ask await_result() again.
+
+    Caller:     one thread of the slot's process at a time (the session holds a lock around it).
+    Linearizes: at the release store of the tail.
+    Dies:       after that store the daemon carries the message out all the same.
+    """
+    tail = load(slot + P_TAIL)
+    message = slot + SLOT_PAGE_BYTES + (tail & (MESSAGE_COUNT - 1)) * MESSAGE_BYTES
+    store(message + M_OP, operation)
+    store(message + M_SEGMENT, segment)
+    store(message + M_OFFSET, offset)
+    store(message + M_END, end)
+    store(message + M_ARG, argument)
+    store_release(slot + P_TAIL, tail + 1)  # SYNC slot.tail: pairs with load_acquire in serve()
+    ring_doorbell(clients)
+    return wait_for(slot, clients, tail)
+
+
+@kernel(nogil=True)
+def await_result(slot, clients):
+    """Go on waiting for the last message pushed."""
+    ring_doorbell(clients)
+    return wait_for(slot, clients, load(slot + P_TAIL) - 1)
+
+
+@helper
+def wait_for(slot, clients, position):
+    """Spin shortly, then sleep on the head; the daemon wakes us when it sees that we wait."""
+    for _ in range(SPINS):
+        if load_acquire(slot + P_HEAD) > position:  # SYNC slot.head: pairs with store_release in serve()
+            return result_of(slot, position)
+        pause()
+    time = slot + P_WAITING + 16  # the rest of the line that only this client writes
+    store(time, 0)
+    store(time + 8, 100000000)
+    for _ in range(10):
+        store(slot + P_WAITING, 1)
+        fence()
+        seen = load_acquire(slot + P_HEAD)  # SYNC slot.head
+        if seen <= position:
+            system_call(SYS_FUTEX, slot + P_HEAD, FUTEX_WAIT, seen & 0xFFFFFFFF, time, 0, 0)
+        store(slot + P_WAITING, 0)
+        if load_acquire(slot + P_HEAD) > position:  # SYNC slot.head
+            return result_of(slot, position)
+    return WAIT_TIMED_OUT
+
+
+@helper
+def result_of(slot, position):
+    """What the daemon answered to the message at this position."""
+    return load(slot + SLOT_PAGE_BYTES + (position & (MESSAGE_COUNT - 1)) * MESSAGE_BYTES + M_RESULT)
+
+
+@kernel()
+def append_ring(lease, room, payload, payload_bytes, total, generation, q):
+    """Append ``total`` equal records and return how many fitted; the benchmark of the bare append."""
+    done = 0
+    length = record_bytes(8, payload_bytes)
+    pieces = load(q + Q_PIECES)
+    store(pieces, payload)
+    store(pieces + 8, payload_bytes)
+    store(q + Q_PIECE_COUNT, 1)
+    store(q + Q_PAYLOAD_BYTES, payload_bytes)
+    store(q + Q_KEY_BYTES, 8)
+    store(q + Q_LENGTH, length)
+    while done < total and load(lease + L_NEXT) + length <= room:
+        head = load(lease + L_BASE) + load(lease + L_NEXT)
+        claim(head, length, generation)
+        store(q + Q_TARGET, head)
+        store(q + Q_PLACE, done)
+        fill_record(q)
+        store(lease + L_NEXT, load(lease + L_NEXT) + length)
+        done += 1
+    return done
+
+
+@kernel()
+def load_word(address):
+    """One 64-bit word, for tests and slow paths."""
+    return load_acquire(address)
+
+
+@kernel()
+def load_half(address):
+    """One 32-bit word."""
+    return load32(address)
+
+
+@kernel()
+def add_pin(row, segment, amount):
+    """Add to one cell of a row; Python code pins through this where it has no Pin object."""
+    return fetch_add32(row + segment * 4, amount)

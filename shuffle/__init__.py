@@ -1,0 +1,1 @@
+"""Rung 3, the remote shuffle store: nothing is implemented here yet."""

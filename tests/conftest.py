@@ -1,0 +1,183 @@
+"""Fixtures of every test; the one that acts unasked refuses leaks.
+
+A test fails when it leaves behind a file descriptor, a file `tierstore*` in /dev/shm, or a process. What wider fixtures
+(module, session) hold was there before the test and does not count. A module whose tests must leave something
+overrides the fixture: define `no_leaks` in it, autouse, with a comment that says why.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from multiprocessing import forkserver, resource_tracker
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+GRACE_S = 2.0
+SHM = Path("/dev/shm")
+PREFIX = "tierstore"
+
+# Inherited by every program a test starts, so that one which outlived its parent is still known as ours.
+os.environ["LEAKCHECK_RUN"] = uuid.uuid4().hex
+RUN_TOKEN = f"LEAKCHECK_RUN={os.environ['LEAKCHECK_RUN']}".encode()
+
+CALL_FAILED = pytest.StashKey[bool]()
+
+
+class Process(NamedTuple):
+    """A process, told apart from a later one with the same pid by its start time."""
+
+    pid: int
+    start_ticks: int
+
+
+class Snapshot(NamedTuple):
+    """What this test run holds at one moment."""
+
+    descriptors: dict[tuple[int, int, int], str]  # (fd, device, inode): what it points to
+    shm_names: frozenset[str]
+    processes: dict[Process, str]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Remember a failed test: its traceback keeps its variables, and so their descriptors, alive."""
+    report: Any = yield
+    if call.when == "call":
+        item.stash[CALL_FAILED] = report.failed
+    return report
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail the test that leaves a descriptor, a shared memory file or a process; wait up to GRACE_S for it to go."""
+    before = snapshot()
+    yield
+    check_descriptors = not request.node.stash.get(CALL_FAILED, False)
+    deadline = time.monotonic() + GRACE_S
+    while leaks := leaked(before, snapshot(), check_descriptors):
+        if time.monotonic() > deadline:
+            pytest.fail("the test leaks " + "; ".join(leaks) + ": close, unlink or join it in the test", pytrace=False)
+        gc.collect()
+        time.sleep(0.02)
+
+
+def snapshot() -> Snapshot:
+    return Snapshot(open_descriptors(), shm_names(), our_processes())
+
+
+def leaked(before: Snapshot, after: Snapshot, check_descriptors: bool = True) -> list[str]:
+    """One line for each thing that is there now and was not before."""
+    leaks = [f"process {p.pid} ({name})" for p, name in after.processes.items() if p not in before.processes]
+    shm = after.shm_names - before.shm_names
+    if shm:
+        foreign = held_by_others(after.processes)
+        leaks += [f"/dev/shm/{name}" for name in sorted(shm) if name not in foreign]
+    if check_descriptors:
+        helpers = helper_descriptors()
+        leaks += [
+            f"descriptor {key[0]} ({target})"
+            for key, target in after.descriptors.items()
+            if key not in before.descriptors and key[0] not in helpers
+        ]
+    return leaks
+
+
+def open_descriptors() -> dict[tuple[int, int, int], str]:
+    """By inode as well as number: a number may be used again, and a path changes when its file is removed."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+            status = os.fstat(int(name))
+        except OSError:  # the descriptor of this very listing
+            continue
+        if target not in ("/dev/null", "/dev/urandom"):  # libraries keep these open
+            found[int(name), status.st_dev, status.st_ino] = target
+    return found
+
+
+def shm_names() -> frozenset[str]:
+    return frozenset(name for name in os.listdir(SHM) if name.startswith(PREFIX)) if SHM.is_dir() else frozenset()
+
+
+def our_processes() -> dict[Process, str]:
+    """Every descendant, and every process that carries our token, except helpers of multiprocessing."""
+    parents: dict[int, list[tuple[Process, str]]] = {}
+    ours: dict[Process, str] = {}
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        stat = read(f"/proc/{entry}/stat").decode(errors="replace")
+        name, _, rest = stat.partition("(")[2].rpartition(")")
+        fields = rest.split()  # state, ppid, ...; start time is field 22 of the file
+        if len(fields) < 20:
+            continue
+        process = Process(int(entry), int(fields[19]))
+        parents.setdefault(int(fields[1]), []).append((process, name))
+        if int(fields[1]) == 1 and RUN_TOKEN in read(f"/proc/{entry}/environ"):
+            ours[process] = name
+    helpers = helper_pids()
+    pending = [os.getpid()]
+    while pending:
+        for process, name in parents.get(pending.pop(), ()):
+            if process.pid not in helpers:
+                ours[process] = name
+                pending.append(process.pid)
+    ours.pop(next((p for p in ours if p.pid == os.getpid()), Process(0, 0)), None)
+    return ours
+
+
+def held_by_others(ours: dict[Process, str]) -> set[str]:
+    """Names in /dev/shm that a process outside this run has open or mapped: another run on this machine, not a leak."""
+    own = {process.pid for process in ours} | {os.getpid()}
+    names: set[str] = set()
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or int(entry) in own:
+            continue
+        maps = read(f"/proc/{entry}/maps").decode(errors="replace")
+        targets = [line.split(maxsplit=5)[-1] for line in maps.splitlines()]
+        try:
+            targets += [os.readlink(f"/proc/{entry}/fd/{fd}") for fd in os.listdir(f"/proc/{entry}/fd")]
+        except OSError:  # gone, or not ours to look at
+            pass
+        names.update(Path(target).parts[3] for target in targets if target.startswith(f"{SHM}/{PREFIX}"))
+    return names
+
+
+def helper_pids() -> set[int]:
+    """The processes multiprocessing starts once and keeps until the interpreter ends."""
+    return {
+        pid
+        for pid in (
+            getattr(resource_tracker._resource_tracker, "_pid", None),
+            getattr(forkserver._forkserver, "_forkserver_pid", None),
+        )
+        if pid is not None
+    }
+
+
+def helper_descriptors() -> set[int]:
+    """The descriptors by which multiprocessing talks to those processes."""
+    return {
+        fd
+        for fd in (
+            getattr(resource_tracker._resource_tracker, "_fd", None),
+            getattr(forkserver._forkserver, "_forkserver_alive_fd", None),
+        )
+        if fd is not None
+    }
+
+
+def read(path: str) -> bytes:
+    """The file's bytes; nothing when its process is gone or hidden."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
