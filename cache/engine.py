@@ -146,9 +146,12 @@ class Engine:
             return
         goal = self.mutator.reserve_count() + min(FREE_AHEAD, arena.segment_count // 8 + 1)
         for _ in range(4):
-            waiting = int(self.mutator._words[core_state.D_DRAIN_COUNT // 8])
-            if self.mutator.free_count(number) + waiting >= goal or not self.cascade.make_room(number):
+            if self.mutator.free_count(number) >= goal or not self.cascade.make_room(number):
                 return
+            for _ in range(5):  # the mutator frees an emptied segment at its next round, unless somebody still reads it
+                if self.mutator.free_count(number) >= goal:
+                    return
+                time.sleep(0.0005)
 
     def _promote(self) -> None:
         hits = self.mutator.client_counters()["hits"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import weakref
@@ -370,5 +371,12 @@ def _after_fork_in_child() -> None:
         store._session.after_fork()
 
 
+def _close_all() -> None:
+    """At exit: the engine's threads must end before the interpreter does."""
+    for store in list(_stores):
+        store.close()
+
+
 os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_close_all)
 

@@ -264,16 +264,23 @@ def _expose(name: str, kind: str, address: int, alive: list[Any]) -> Any:
     return make(ctypes.addressof(definition), None, None)
 
 
+# Symbols of numba's runtime that objects name on error paths, which kernels never take (they do not raise); one that the
+# linker cannot find would leave every address of the object zero.
+_RUNTIME = {
+    "numba_gil_ensure": "PyGILState_Ensure", "numba_gil_release": "PyGILState_Release", "numba_unpickle": "Py_FatalError",
+    "numba_do_raise": "Py_FatalError", "numba_runtime_build_excinfo_struct": "Py_FatalError", "NRT_Free": "Py_FatalError",
+    "NRT_Allocate": "Py_FatalError", "NRT_incref": "Py_FatalError", "NRT_decref": "Py_FatalError",
+}
+
+
 def _link(folder: Path, manifest: list[dict[str, Any]]) -> SimpleNamespace:
     """Load ready objects through llvmlite's linker; numba is not imported."""
     import llvmlite.binding as llvm
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    # numba's two helpers are only on error paths that kernels never take, but the linker wants them.
-    for symbol, target in (("numba_gil_ensure", "PyGILState_Ensure"), ("numba_gil_release", "PyGILState_Release")):
-        pointer = ctypes.cast(getattr(ctypes.pythonapi, target), ctypes.c_void_p).value
-        llvm.add_symbol(symbol, pointer)
+    for symbol, target in _RUNTIME.items():
+        llvm.add_symbol(symbol, ctypes.cast(getattr(ctypes.pythonapi, target), ctypes.c_void_p).value)
     machine = llvm.Target.from_default_triple().create_target_machine()
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     for entry in manifest:

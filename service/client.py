@@ -1,0 +1,182 @@
+"""connect() and open(): a Store over the node's daemon, or over an engine of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from typing import Any
+
+from tierstore.cache.embedded import open_embedded
+from tierstore.cache.store import Store
+from tierstore.ringbuf.client import ArenaInfo, Grant, Session
+from tierstore.ringbuf.errors import Closed, ConfigError, PeerLost
+
+from . import protocol
+from .config import DiskDir, StoreConfig, load_config, parse_path_size, parse_size
+from .layout import engine_config, remove_dead
+
+CONNECT_TIMEOUT_S = 10.0
+RESTART_WAIT_S = 10.0
+
+
+class SocketControl:
+    """Sends requests to the daemon; connects again when the daemon was restarted."""
+
+    def __init__(self, path: str):
+        self._path = path
+        self._lock = threading.RLock()
+        self._request = 0
+        self._pid, self._closed = os.getpid(), False
+        self._connect()
+
+    def _connect(self) -> None:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        connection.settimeout(CONNECT_TIMEOUT_S)
+        try:
+            connection.connect(self._path)
+        except OSError as error:
+            connection.close()
+            raise PeerLost(f"no daemon answers at {self._path} ({error.strerror}); start one with "
+                           f"`tierstore serve --socket {self._path}`") from None
+        connection.settimeout(None)
+        self._connection, self._decoder = connection, protocol.Decoder()
+
+    def _exchange(self, operation: int, body: dict[str, Any]) -> tuple[Any, list[int]]:
+        with self._lock:
+            self._check()
+            self._request += 1
+            try:
+                protocol.send(self._connection, protocol.encode(operation, self._request, body))
+                kind, _, answer, descriptors = protocol.receive(self._connection, self._decoder)
+            except OSError as error:
+                raise PeerLost(f"the daemon at {self._path} is gone ({error})") from None
+        if kind == protocol.ERROR:
+            protocol.raise_error(answer)
+        return answer["result"], descriptors
+
+    def _check(self) -> None:
+        if self._closed or os.getpid() != self._pid:
+            raise Closed("this connection was closed, or belongs to the parent of this forked process; connect again")
+
+    def hello(self) -> tuple[Grant, dict[str, int]]:
+        """A slot, and the pools by number."""
+        body, descriptors = self._exchange(protocol.HELLO, {"pid": os.getpid()})
+        arenas = [ArenaInfo(**arena) for arena in body.pop("arenas")]
+        writable, pools = body.pop("writable"), body.pop("pools")
+        control, clients, index, locks = descriptors[:4]
+        reading, writing = descriptors[4 : 4 + len(arenas)], iter(descriptors[4 + len(arenas) :])
+        grant = Grant(**body, arenas=arenas, control_fd=control, clients_fd=clients, index_fd=index, locks_fd=locks,
+                      arena_fds=reading, write_fds=[next(writing) if flag else -1 for flag in writable])
+        return grant, pools
+
+    def call(self, name: str, **arguments: Any) -> Any:
+        """One request, once more after a restart of the daemon."""
+        body = {"name": name, "arguments": arguments}
+        try:
+            return self._exchange(protocol.CALL, body)[0]
+        except PeerLost:
+            self.alive()
+            return self._exchange(protocol.CALL, body)[0]
+
+    def alive(self) -> None:
+        """Return once a daemon answers, waiting up to RESTART_WAIT_S for one that is being restarted."""
+        self._check()
+        deadline = time.monotonic() + RESTART_WAIT_S
+        while True:
+            with self._lock:
+                if self._peer_there():
+                    return
+                try:
+                    self._connection.close()
+                    self._connect()
+                    return
+                except PeerLost:
+                    if time.monotonic() > deadline:
+                        raise
+            time.sleep(0.05)
+
+    def _peer_there(self) -> bool:
+        try:
+            return self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
+    def renew(self, session: Session) -> None:
+        """Map the index of the daemon that runs now."""
+        with self._lock:
+            if not session.stale:
+                return
+            try:
+                body, descriptors = self._exchange(protocol.RENEW, {})
+            except PeerLost:
+                self.alive()
+                body, descriptors = self._exchange(protocol.RENEW, {})
+            session.map_index(descriptors[0], body["index_bytes"], body["epoch"])
+
+    def close(self) -> None:
+        """Say goodbye."""
+        if not self._closed:
+            self._closed = True
+            with contextlib.suppress(OSError):
+                if os.getpid() == self._pid:
+                    protocol.send(self._connection, protocol.encode(protocol.BYE, 0, {}))
+            self._connection.close()
+
+
+def connect(path: str | None = None) -> Store:
+    """The store of this node's daemon; without one (and without a path), an embedded store.
+
+    path:   of the daemon's socket; default: TIERSTORE_SOCKET, then the configuration's.
+    Cost:   3 ms once the kernels are built on this machine (some seconds the first time).
+    Raises: PeerLost if a path was given and nobody serves it, Full if the daemon has no client slot left.
+    """
+    named = path or os.environ.get("TIERSTORE_SOCKET")
+    target = named or load_config().resolve().socket
+    assert target is not None
+    try:
+        control = SocketControl(target)
+    except PeerLost:
+        if named:
+            raise
+        return open()
+    grant, pools = control.hello()
+    return Store(Session(grant), control, pools)
+
+
+def open(*, dram: str | int | None = None, pmem: str | None = None, disk: str | list[str] | None = None,  # noqa: A001
+         pmem_profile: str = "none", segment: str | int = 0, pools: dict[str, str | int] | None = None,
+         disk_lz4: bool = False, clients: int = 16) -> Store:
+    """A store inside this process, for as long as it is open.
+
+    dram: size, "1GiB"; pmem: "PATH:SIZE"; disk: "DIR:SIZE" or several. Data on pmem and disk paths that you name stays
+    there and is found again by the next open(); memory is given back by close().
+    Raises: ConfigError, Full.
+    """
+    flags: dict[str, object] = {"dram": dram, "pmem": pmem, "disk": disk, "pmem_profile": pmem_profile,
+                                "segment": segment, "clients": clients, "disk_lz4": disk_lz4}
+    given = {name: value for name, value in flags.items() if value not in (None, 0, False)}
+    if pools:
+        given["pools"] = pools
+    config = load_config(flags=given).resolve()
+    return open_config(config)
+
+
+def open_config(config: StoreConfig) -> Store:
+    """An embedded store of a checked configuration."""
+    from dataclasses import replace
+
+    config = replace(config, socket=None)
+    remove_dead(config)
+    made = engine_config(config)
+    from .layout import mark_ephemeral
+
+    mark_ephemeral(made.folder, [])
+    return open_embedded(made)
+
+
+__all__ = ["ConfigError", "DiskDir", "connect", "open", "open_config", "parse_path_size", "parse_size"]

@@ -1,0 +1,214 @@
+"""The daemon's loop: sockets and workers around the pure node and the engine."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import queue
+import selectors
+import signal
+import socket
+import struct
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from tierstore.cache.engine import Engine
+from tierstore.cache.requests import Requests
+from tierstore.ringbuf.errors import ConfigError
+
+from . import node, protocol
+from .config import StoreConfig
+from .layout import engine_config, remove_dead
+
+log = logging.getLogger("tierstore")
+
+WORKERS = 4
+SEND_TIMEOUT_S = 10.0
+
+
+class Daemon:
+    """One node's daemon. run() serves until stop() or a signal."""
+
+    def __init__(self, config: StoreConfig, step: Any = None):
+        self.config = config
+        assert config.socket is not None
+        self._path = config.socket
+        remove_dead(config)
+        os.makedirs(os.path.dirname(self._path) or ".", mode=0o700, exist_ok=True)
+        self.engine = Engine(engine_config(config), step or (lambda name: None))
+        self.requests = Requests(self.engine)
+        self._node = node.Node(os.getuid())
+        self._selector = selectors.DefaultSelector()
+        self._connections: dict[int, tuple[socket.socket, protocol.Decoder]] = {}
+        self._numbers = 0
+        self._done: queue.SimpleQueue[node.Finished] = queue.SimpleQueue()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._workers = ThreadPoolExecutor(WORKERS, "tierstore-call")
+        self._stopping = threading.Event()
+        self._listen()
+
+    def _listen(self) -> None:
+        """Take the socket's place: a path of a dead daemon is replaced, a living one is not (the engine's lock knows)."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            self._listener.bind(self._path)
+        except OSError as error:
+            raise ConfigError("socket", self._path, f"a path that can be bound ({error.strerror}); its length must be "
+                              "under 108 bytes and its folder writable") from None
+        os.chmod(self._path, 0o600)
+        self._listener.listen(512)
+        self._listener.setblocking(False)
+        self._selector.register(self._listener, selectors.EVENT_READ, -1)
+        self._selector.register(self._wake, selectors.EVENT_READ, -2)
+
+    def run(self) -> None:
+        """Serve. Returns after stop(); then everything is closed."""
+        self.engine.start()
+        try:
+            while not self._stopping.is_set():
+                for key, _ in self._selector.select():
+                    self._ready(int(key.data))
+        finally:
+            self._close()
+
+    def stop(self, *_: object) -> None:
+        """Make run() return; safe in a signal handler."""
+        self._stopping.set()
+        os.eventfd_write(self._wake, 1)
+
+    def _ready(self, number: int) -> None:
+        if number == -1:
+            self._accept()
+        elif number == -2:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._wake)
+            while not self._done.empty():
+                self._carry_out(self._node.handle(self._done.get()))
+        else:
+            self._read(number)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            connection, _ = self._listener.accept()
+            connection.settimeout(SEND_TIMEOUT_S)
+            pid, uid, _ = struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            self._numbers += 1
+            self._connections[self._numbers] = (connection, protocol.Decoder())
+            self._selector.register(connection, selectors.EVENT_READ, self._numbers)
+            self._carry_out(self._node.handle(node.Connected(self._numbers, uid, pid)))
+
+    def _read(self, number: int) -> None:
+        connection, decoder = self._connections[number]
+        try:
+            data = connection.recv(1 << 16)
+            frames = decoder.feed(data) if data else None
+        except (OSError, protocol.ProtocolError) as error:
+            if isinstance(error, protocol.ProtocolError):
+                self._carry_out([node.Answer(number, protocol.ERROR, 0, protocol.error_body(error))])
+            frames = None
+        if frames is None:
+            self._hang(number)
+            self._carry_out(self._node.handle(node.Lost(number)))
+            return
+        for operation, request, body in frames:
+            self._carry_out(self._node.handle(node.Arrived(number, operation, request, body)))
+
+    def _carry_out(self, instructions: list[node.Instruction]) -> None:
+        for instruction in instructions:
+            match instruction:
+                case node.Admit():
+                    self._admit(instruction)
+                case node.Renew():
+                    self._renew(instruction)
+                case node.Run(quick=True):
+                    self._call(instruction)
+                case node.Run():
+                    self._workers.submit(self._call, instruction)
+                case node.Answer():
+                    frame = protocol.encode(instruction.operation, instruction.request, instruction.body)
+                    self._send(instruction.connection, frame)
+                case node.Hang():
+                    self._hang(instruction.connection)
+                case node.Reap():
+                    self._workers.submit(self.engine.reap_dead)
+
+    def _call(self, run: node.Run) -> None:
+        try:
+            finished = node.Finished(run.connection, run.request, self.requests.call(run.name, run.arguments), None)
+        except Exception as error:  # whatever a call raises belongs to its caller
+            finished = node.Finished(run.connection, run.request, None, error)
+        if run.quick:
+            self._carry_out(self._node.handle(finished))
+            return
+        self._done.put(finished)
+        os.eventfd_write(self._wake, 1)
+
+    def _admit(self, admit: node.Admit) -> None:
+        try:
+            grant = self.engine.admit(admit.pid)
+        except Exception as error:
+            frame = protocol.encode(protocol.ERROR, admit.request, protocol.error_body(error))
+            self._send(admit.connection, frame)
+            return
+        body = dataclasses.asdict(grant)
+        for name in ("control_fd", "clients_fd", "index_fd", "locks_fd", "arena_fds", "write_fds"):
+            del body[name]
+        body["writable"] = [fd >= 0 for fd in grant.write_fds]
+        body["pools"] = self.engine.pools
+        writing = [fd for fd in grant.write_fds if fd >= 0]
+        owned = [grant.control_fd, grant.clients_fd, grant.index_fd, *grant.arena_fds, *writing]
+        passed = [grant.control_fd, grant.clients_fd, grant.index_fd, grant.locks_fd, *grant.arena_fds, *writing]
+        self._send(admit.connection, protocol.encode(protocol.REPLY, admit.request, {"result": body}), passed)
+        for fd in owned:  # not the lock file's: closing it here would drop the daemon's own lock
+            os.close(fd)
+
+    def _renew(self, renew: node.Renew) -> None:
+        mutator = self.engine.mutator
+        body = {"result": {"epoch": mutator.epoch, "index_bytes": mutator.index_bytes}}
+        fd = os.open(os.path.join(mutator.folder, f"index-{mutator.epoch}"), os.O_RDONLY | os.O_CLOEXEC)
+        self._send(renew.connection, protocol.encode(protocol.REPLY, renew.request, body), [fd])
+        os.close(fd)
+
+    def _send(self, number: int, frame: bytes, descriptors: list[int] | None = None) -> None:
+        entry = self._connections.get(number)
+        if entry is None:
+            return
+        try:
+            protocol.send(entry[0], frame, descriptors)
+        except OSError as error:  # a peer that does not read, or is gone
+            log.info("connection %d: %s", number, error)
+            self._hang(number)
+            self._carry_out(self._node.handle(node.Lost(number)))
+
+    def _hang(self, number: int) -> None:
+        entry = self._connections.pop(number, None)
+        if entry is not None:
+            self._selector.unregister(entry[0])
+            entry[0].close()
+
+    def _close(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+        self._listener.close()
+        for number in list(self._connections):
+            self._hang(number)
+        self._workers.shutdown(wait=True, cancel_futures=True)
+        self.requests.close()
+        self.engine.close()
+        self._selector.close()
+        os.close(self._wake)
+
+
+def serve(config: StoreConfig, ready: Any = None, step: Any = None) -> None:
+    """Run a daemon in the foreground until SIGTERM or SIGINT. ready: called once clients can connect."""
+    daemon = Daemon(config, step)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, daemon.stop)
+    if ready is not None:
+        ready(daemon)
+    daemon.run()

@@ -1,0 +1,92 @@
+"""Where a store's files lie, from its configuration; and cleaning up after stores whose process died."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+
+from tierstore.cache.engine import EngineConfig
+from tierstore.ringbuf.arena import Arena
+from tierstore.ringbuf.layout import KIND_DISK, KIND_DRAM, KIND_PMEM
+from tierstore.ringbuf.mutator import DAEMON_LOCK
+from tierstore.ringbuf.region import lock_holder
+
+from .config import StoreConfig
+
+FOLDER_PREFIX = "tierstore-"
+EPHEMERAL_MARK = "ephemeral"
+
+
+def store_folder(config: StoreConfig) -> str:
+    """The folder in memory of the store behind a socket path (or of an embedded store: one per process and instance)."""
+    name = hashlib.sha256(os.path.abspath(config.socket).encode()).hexdigest()[:16] if config.socket else (
+        f"embedded-{os.getpid()}-{os.urandom(4).hex()}")
+    return os.path.join(config.dram_dir, f"{FOLDER_PREFIX}{os.getuid()}-{name}")
+
+
+def engine_config(config: StoreConfig) -> EngineConfig:
+    """The engine of a checked configuration."""
+    folder, size = store_folder(config), config.segment_bytes
+    arenas = [Arena(KIND_DRAM, os.path.join(folder, "dram.arena"), size, config.dram_bytes // size)]
+    if config.pmem_path:
+        arenas.append(Arena(KIND_PMEM, _arena_path(config.pmem_path, "pmem.arena"), size, config.pmem_bytes // size))
+    for index, disk in enumerate(config.disks):
+        path = os.path.join(disk.path, f"tierstore-{index}.arena")
+        arenas.append(Arena(KIND_DISK, path, size, disk.bytes // size, index))
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    if config.ephemeral:
+        mark_ephemeral(folder, [arena.path for arena in arenas[1:]])
+    pools = {"default": 0} | {pool.name: pool.quota_bytes for pool in config.pools}
+    return EngineConfig(folder, size, arenas, config.client_slots, pools, config.ephemeral)
+
+
+def _arena_path(path: str, name: str) -> str:
+    """A folder gets an arena file of its own; anything else is the arena."""
+    return os.path.join(path, name) if os.path.isdir(path) else path
+
+
+def mark_ephemeral(folder: str, arenas: list[str]) -> None:
+    """Note which files go when this store does, so that a later start can remove them after a kill."""
+    with open(os.path.join(folder, EPHEMERAL_MARK), "w") as mark:
+        mark.write("\n".join(arenas))
+
+
+def remove_dead(config: StoreConfig) -> list[str]:
+    """Remove what killed ephemeral stores of this user left in the memory folder; returns their folders."""
+    removed = []
+    prefix = f"{FOLDER_PREFIX}{os.getuid()}-"
+    for name in os.listdir(config.dram_dir):
+        folder = os.path.join(config.dram_dir, name)
+        mark = os.path.join(folder, EPHEMERAL_MARK)
+        if not name.startswith(prefix) or not os.path.exists(mark) or _alive(folder):
+            continue
+        with open(mark) as file:
+            for path in filter(None, file.read().splitlines()):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+        shutil.rmtree(folder, ignore_errors=True)
+        removed.append(folder)
+    return removed
+
+
+def _alive(folder: str) -> bool:
+    """Whether a process runs the store in a folder: its lock is held, or it is only being set up."""
+    path = os.path.join(folder, "locks")
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return _starting(folder)
+    except OSError:
+        return True
+    try:
+        return lock_holder(fd, DAEMON_LOCK) != 0 or _starting(folder)
+    finally:
+        os.close(fd)
+
+
+def _starting(folder: str) -> bool:
+    """An embedded store names its process in its folder."""
+    part = os.path.basename(folder).split("-")
+    return len(part) > 3 and part[2] == "embedded" and os.path.exists(f"/proc/{part[3]}")
