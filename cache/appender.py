@@ -7,6 +7,7 @@ visible. Rows are read back in the order 1, 2, ..., 0.
 from __future__ import annotations
 
 import ctypes
+import struct
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,7 +20,7 @@ from tierstore.ringbuf import session as words
 from tierstore.ringbuf.client import Lease, Session
 from tierstore.ringbuf.errors import CorruptionError, Full, PeerLost
 
-from .block import Encoder, Payload, cut
+from .block import Payload, cut, encoder_of, one_piece
 from .keys import check_key
 
 # A block is split by rows to fill a segment only where at least this much of the segment is left.
@@ -130,34 +131,34 @@ class Appender:
             generation = int(lease.words[words.L_GENERATION // 8])
             session.native.claim_record(target, length, generation)
             lease.next = offset + length
-        memory = np.zeros(words.REQUEST_BYTES // 8, "<u8")
-        key = ctypes.create_string_buffer(block.key, len(block.key) + 8)
-        values = {
-            words.Q_TARGET: target, words.Q_LENGTH: length, words.Q_GENERATION: generation,
-            words.Q_PLACE: block.place, words.Q_VERSION: block.version, words.Q_KEY: ctypes.addressof(key),
-            words.Q_KEY_BYTES: len(block.key), words.Q_KIND: block.kind, words.Q_BLOCK_INDEX: block.index,
-            words.Q_BLOCK_COUNT: block.count, words.Q_EXPIRY: block.expiry_ms, words.Q_VALUE_BYTES: block.value_bytes,
-            words.Q_ROWS: block.rows, words.Q_POOL: lease.pool, words.Q_CLASS: lease.kind,
-            words.Q_SCHEMA_BYTES: block.schema_bytes, words.Q_OBJECT_BYTES: block.object_bytes,
-            words.Q_OBJECT_ROWS: block.object_rows, words.Q_STORED_BYTES: block.value_bytes,
-            words.Q_PAYLOAD_BYTES: block.payload_bytes, words.Q_PIECES: block.pieces.ctypes.data,
-            words.Q_PIECE_COUNT: block.piece_count,
-        }
-        for at, value in values.items():
-            memory[at // 8] = value
-        self._flush_flag(memory, lease)
-        session.native.append(int(memory.ctypes.data))
+        request = ctypes.create_string_buffer(words.REQUEST_BYTES)
+        at = ctypes.addressof(request)
+        flush = int(session.kinds[lease.segment]) == layout.KIND_PMEM
+        _REQUEST.pack_into(
+            request, 0, target, length, generation, block.place, block.version, block.key_at, len(block.key), block.kind,
+            layout.CODEC_RAW, block.index, block.count, block.expiry_ms, block.value_bytes, block.rows, lease.pool,
+            lease.kind, block.schema_bytes, block.object_bytes, block.object_rows, block.value_bytes,
+            block.payload_bytes, ctypes.addressof(block.pieces), block.piece_count, flush)
+        _TRAP.pack_into(request, words.Q_TRAP, session.x + words.X_TRAP)
+        session.native.append(at)
         session.count(words.COUNT_BYTES_PUT, block.payload_bytes)
+
+
+# The words of a request from Q_TARGET to Q_FLUSH, in order.
+_REQUEST = struct.Struct("<24Q")
+_TRAP = struct.Struct("<Q")
+assert _REQUEST.size == words.Q_FLUSH + 8
 
 
 class Block:
     """One block about to be appended."""
 
-    __slots__ = ("count", "expiry_ms", "index", "key", "kind", "object_bytes", "object_rows", "payload_bytes",
-                 "piece_count", "pieces", "place", "rows", "schema_bytes", "value_bytes", "version")
+    __slots__ = ("count", "expiry_ms", "index", "key", "key_at", "kind", "object_bytes", "object_rows", "payload",
+                 "payload_bytes", "piece_count", "pieces", "place", "rows", "schema_bytes", "value_bytes", "version")
 
-    def __init__(self, key: bytes, place: int, index: int, version: int, expiry_ms: int, payload: Payload):
-        self.key, self.place, self.index, self.version, self.expiry_ms = key, place, index, version, expiry_ms
+    def __init__(self, writer: ObjectWriter, index: int, payload: Payload):
+        self.key, self.key_at, self.version = writer.key, writer.key_at, writer.version
+        self.index, self.place, self.expiry_ms, self.payload = index, writer.place(index), writer.expiry_ms, payload
         self.kind, self.rows, self.pieces, self.piece_count = (
             payload.kind, payload.rows, payload.pieces, payload.piece_count)
         self.payload_bytes, self.value_bytes = payload.padded_bytes, payload.value_bytes
@@ -186,15 +187,16 @@ class ObjectWriter:
         session = appender.session
         self.appender, self.key = appender, check_key(key)
         self.pool, self.kind, self.expiry_ms = pool, kind, expiry_ms
-        self._encoder = Encoder(schema) if schema is not None else None
+        self._encoder = encoder_of(schema) if schema is not None else None
         self._held: pa.RecordBatch | None = None
         self._ranges: list[tuple[Lease, int, int]] = []
         self._blocks, self._rows, self._bytes = 0, 0, 0
         with session.lock:
             session.version += 1
             self.version = session.version
-        key_buffer = ctypes.create_string_buffer(self.key, len(self.key) + 8)
-        self._hash = session.native.hash_key(ctypes.addressof(key_buffer), len(self.key)) & (2**64 - 1)
+        self._key_buffer = ctypes.create_string_buffer(self.key, len(self.key) + 8)
+        self.key_at = ctypes.addressof(self._key_buffer)
+        self._hash = session.native.hash_key(self.key_at, len(self.key)) & (2**64 - 1)
         self._done = False
 
     # --- batches: one is held back, because the last becomes the root ---------------------------------------------------
@@ -211,7 +213,7 @@ class ObjectWriter:
         """Write what is held back as the root, and publish."""
         assert self._encoder is not None
         if self._held is None:
-            self._append(self._encoder.empty(), root=True)
+            self._append(self._encoder.whole([]), root=True)
         else:
             self._write_rows(self._held, last=True)
         self._publish()
@@ -229,7 +231,7 @@ class ObjectWriter:
                 room = self.appender.room
                 if size <= room:
                     break
-            rows = int(batch.num_rows * (room - len(self._encoder.message)) / size * 0.999) // SPLIT_ROWS * SPLIT_ROWS
+            rows = int(batch.num_rows * (room - self._encoder.message_bytes) / size * 0.999) // SPLIT_ROWS * SPLIT_ROWS
             rows = rows or (batch.num_rows // 2 if size > self.appender.room else 0)
             if batch.num_rows <= 1 or not self._fits(batch, rows, room):
                 if size <= self.appender.room:
@@ -254,8 +256,7 @@ class ObjectWriter:
         """A value of any size, as pieces."""
         view = memoryview(value).cast("B")
         source = np.frombuffer(view, "u1")
-        pieces = np.array([[source.ctypes.data if len(view) else 0, len(view)]], "<u8")
-        payload = Payload(layout.KIND_BYTES, 0, pieces, 1 if len(view) else 0, 0, [source, value])
+        payload = one_piece(layout.KIND_BYTES, 0, source.ctypes.data, len(view), [source, value])
         if record_bytes(len(self.key), payload.padded_bytes) <= self.appender.room:
             self._append(payload, root=True)
         else:
@@ -275,7 +276,7 @@ class ObjectWriter:
         """Cut a payload that rows cannot make smaller; the reader puts it together in memory of its own."""
         whole: Any = None
         if payload.kind == layout.KIND_BYTES:
-            kind, base, total = layout.KIND_BYTES_PIECE, int(payload.pieces[0, 0]), int(payload.pieces[0, 1])
+            kind, base, total = layout.KIND_BYTES_PIECE, int(payload.pieces[0]), int(payload.pieces[1])
         elif payload.kind == layout.KIND_STREAM and last and self._blocks == 0:
             whole = np.frombuffer(cut(payload), "u1")
             kind, base, total = layout.KIND_STREAM_PIECE, int(whole.ctypes.data), len(whole)
@@ -284,8 +285,8 @@ class ObjectWriter:
                               f"{self.appender.room} bytes: put the table whole, or configure larger segments")
         step = (self.appender.room - layout.RECORD_HEADER_BYTES - len(self.key) - 256) & ~63
         for start in range(0, total, step):
-            pieces = np.array([[base + start, min(step, total - start)]], "<u8")
-            part = Payload(kind, payload.rows if start + step >= total else 0, pieces, 1, 0, [whole, payload])
+            rows = payload.rows if start + step >= total else 0
+            part = one_piece(kind, rows, base + start, min(step, total - start), [whole, payload])
             self._append(part, root=start + step >= total)
 
     # --- records ------------------------------------------------------------------------------------------------------------
@@ -293,7 +294,7 @@ class ObjectWriter:
     def _append(self, payload: Payload, root: bool) -> None:
         appender, session = self.appender, self.appender.session
         index = 0 if root else self._blocks + 1
-        block = Block(self.key, self._place(index), index, self.version, self.expiry_ms, payload)
+        block = Block(self, index, payload)
         self._blocks += 1
         self._rows += block.rows
         self._bytes += block.value_bytes
@@ -307,12 +308,14 @@ class ObjectWriter:
         self._ranges.append((lease, first, first + record_bytes(len(self.key), block.payload_bytes)))
         appender.append(lease, block)
 
-    def _place(self, index: int) -> int:
+    def place(self, index: int) -> int:
+        """Where in the index block ``index`` belongs."""
         return self._hash if index == 0 else place_of(self._hash, index)
 
     def _publish(self) -> None:
         """Publish all ranges, the root's last; one store in the index makes the object visible."""
         appender, session = self.appender, self.appender.session
+        session.trap("put.appended")
         for lease, first, end in self._ranges:
             result = session.submit(appender.alive, layout.OP_PUBLISH, lease.segment, first, end)
             if result == layout.RESULT_INDEX_FULL:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from tierstore.ringbuf import layout
@@ -35,24 +34,24 @@ class Payload:
 
     kind: int
     rows: int
-    pieces: np.ndarray
+    pieces: Any  # ctypes array of uint64: pairs (address, bytes)
     piece_count: int
+    padded_bytes: int  # the payload in the record
     schema_bytes: int = 0
     alive: list[Any] = field(default_factory=list)
-
-    @property
-    def padded_bytes(self) -> int:
-        """Payload size in the record."""
-        sizes = self.pieces[: self.piece_count, 1].astype(np.int64)
-        return int(((sizes + 63) & ~63).sum())
 
     @property
     def value_bytes(self) -> int:
         """Payload size without the padding behind the last piece."""
         if self.piece_count == 0:
             return 0
-        last = int(self.pieces[self.piece_count - 1, 1])
-        return self.padded_bytes - ((last + 63) & ~63) + last
+        last = int(self.pieces[2 * self.piece_count - 1])
+        return self.padded_bytes - _padded(last) + last
+
+
+def one_piece(kind: int, rows: int, address: int, size: int, alive: list[Any]) -> Payload:
+    """A payload that is one range of memory."""
+    return Payload(kind, rows, (ctypes.c_uint64 * 2)(address, size), 1 if size else 0, _padded(size), 0, alive)
 
 
 class _Sink:
@@ -107,76 +106,81 @@ class SchemaCache:
 class Encoder:
     """Turns record batches of one schema into payloads."""
 
-    def __init__(self, schema: pa.Schema):
+    def __init__(self, schema: pa.Schema, message: pa.Buffer):
         self.schema = schema
         self.stream = any(has_dictionary(entry.type) for entry in schema)
-        self.message = bytes(schema.serialize())
+        self.message = message
+        self._message_at, self.message_bytes = message.address, message.size
 
     def encode(self, batch: pa.RecordBatch, root: bool) -> Payload:
         """The payload of one block. Cost: about 20 us and no copy, or 5 us and one copy of a small batch."""
         if self.stream:
-            return self._stream([batch])
+            return self.whole([batch])
         if batch.nbytes <= SERIALIZE_BYTES_MAX:
             return self._small(batch, root)
         return self._large(batch, root)
 
-    def empty(self) -> Payload:
-        """The payload of an object without batches: the schema alone, as a stream."""
-        return self._stream([])
-
     def whole(self, batches: list[pa.RecordBatch]) -> Payload:
-        """The payload of a whole object as one stream."""
-        return self._stream(batches)
+        """A stream of messages as one payload: schema, dictionaries, batches, and the end mark. Without batches, empty."""
+        frames = _messages(_written(self.schema, batches))
+        pieces = (ctypes.c_uint64 * (2 * sum(len(frame.buffers) + 2 for frame in frames) + 4))()
+        count = size = 0
+        for frame in frames:
+            count += frame.relayout(ctypes.addressof(pieces) + 16 * count)
+            size += pieces[2 * count + 1]
+        pieces[2 * count], pieces[2 * count + 1] = _END_OF_STREAM.address, _END_OF_STREAM.size
+        return Payload(layout.KIND_STREAM, sum(batch.num_rows for batch in batches), pieces, count + 1,
+                       size + _padded(_END_OF_STREAM.size), 0, [frames, batches])
 
-    def _begin(self, root: bool, room: int) -> tuple[np.ndarray, int, list[Any]]:
-        pieces = np.empty((room + 1, 2), "<u8")
-        if not root:
-            return pieces, 0, []
-        pieces[0] = _address(self.message), len(self.message)
-        return pieces, 1, [self.message]
+    def _begin(self, root: bool, buffers: int) -> tuple[Any, int]:
+        """Room for the pieces; a root's begin with the schema."""
+        pieces = (ctypes.c_uint64 * (2 * (buffers + 3)))()
+        if root:
+            pieces[0], pieces[1] = self._message_at, self.message_bytes
+        return pieces, 1 if root else 0
+
+    def _payload(self, batch: pa.RecordBatch, root: bool, pieces: Any, first: int, count: int,
+                 alive: list[Any]) -> Payload:
+        schema_bytes = _padded(self.message_bytes) if root else 0
+        size = pieces[2 * (first + count) + 1] + schema_bytes
+        return Payload(layout.KIND_BATCH, batch.num_rows, pieces, first + count, size, schema_bytes, alive)
 
     def _small(self, batch: pa.RecordBatch, root: bool) -> Payload:
         message = batch.serialize()
         frame = message.address
-        body = frame + 8 + int.from_bytes(message.slice(4, 4).to_pybytes(), "little")
-        pieces, first, alive = self._begin(root, _kernels().buffer_count(frame) + 1)
-        count = _kernels().relayout(frame, body, 0, pieces.ctypes.data + 16 * first)
-        alive.append(message)
-        return Payload(layout.KIND_BATCH, batch.num_rows, pieces, first + count,
-                       _padded(len(self.message)) if root else 0, alive)
+        body = frame + 8 + ctypes.c_uint32.from_address(frame + 4).value
+        pieces, first = self._begin(root, _kernels().buffer_count(frame))
+        count = _kernels().relayout(frame, body, 0, ctypes.addressof(pieces) + 16 * first)
+        return self._payload(batch, root, pieces, first, count, [message, self.message])
 
     def _large(self, batch: pa.RecordBatch, root: bool) -> Payload:
-        parts = _written(batch.schema, [batch])
-        frames = [part for part in _messages(parts) if part.is_batch]
-        frame = frames[-1]
-        pieces, first, alive = self._begin(root, len(frame.buffers) + 1)
-        count = frame.relayout(pieces.ctypes.data + 16 * first)
-        alive += [frame, batch]
-        return Payload(layout.KIND_BATCH, batch.num_rows, pieces, first + count,
-                       _padded(len(self.message)) if root else 0, alive)
-
-    def _stream(self, batches: list[pa.RecordBatch]) -> Payload:
-        """A stream of messages: schema, dictionaries, batches, and the end mark."""
-        frames = list(_messages(_written(self.schema, batches)))
-        pieces = np.empty((sum(len(frame.buffers) + 1 for frame in frames) + 1, 2), "<u8")
-        count = 0
-        for frame in frames:
-            count += frame.relayout(pieces.ctypes.data + 16 * count)
-        pieces[count] = _address(_END_OF_STREAM), len(_END_OF_STREAM)
-        return Payload(layout.KIND_STREAM, sum(batch.num_rows for batch in batches), pieces, count + 1, 0,
-                       [frames, batches])
+        frame = [part for part in _messages(_written(batch.schema, [batch])) if part.is_batch][-1]
+        pieces, first = self._begin(root, len(frame.buffers))
+        count = frame.relayout(ctypes.addressof(pieces) + 16 * first)
+        return self._payload(batch, root, pieces, first, count, [frame, batch, self.message])
 
 
-_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+ENCODERS_MAX = 256
+_encoders: OrderedDict[bytes, Encoder] = OrderedDict()
+
+
+def encoder_of(schema: pa.Schema) -> Encoder:
+    """The encoder of a schema (told apart by its serialized form, which has the metadata that equality ignores)."""
+    message = schema.serialize()
+    name = message.to_pybytes()
+    encoder = _encoders.get(name)
+    if encoder is None:
+        encoder = _encoders[name] = Encoder(schema, message)
+        if len(_encoders) > ENCODERS_MAX:
+            _encoders.popitem(last=False)
+    return encoder
+
+
+_END_OF_STREAM = pa.py_buffer(b"\xff\xff\xff\xff\0\0\0\0")
 
 
 def _padded(size: int) -> int:
     return (size + 63) & ~63
-
-
-def _address(data: Any) -> int:
-    """Where a bytes-like object's bytes are."""
-    return int(np.frombuffer(data, "u1").ctypes.data)
 
 
 def _written(schema: pa.Schema, batches: list[pa.RecordBatch]) -> list[Any]:
@@ -204,8 +208,8 @@ class _Frame:
         at = ctypes.addressof(self._frame)
         if not self.is_batch:  # a schema: nothing to move, only the frame grows to whole lines
             ctypes.c_uint32.from_address(at + 4).value = _padded(self._size) - 8
-            pair = (ctypes.c_uint64 * 2).from_address(pieces)
-            pair[0], pair[1] = at, _padded(self._size)
+            pair = (ctypes.c_uint64 * 4).from_address(pieces)
+            pair[0], pair[1], pair[3] = at, _padded(self._size), _padded(self._size)
             return 1
         parts = (ctypes.c_uint64 * max(1, len(self.buffers)))(*[part.address for part in self.buffers])
         return int(_kernels().relayout(at, 0, ctypes.addressof(parts), pieces))
@@ -240,11 +244,12 @@ def decode_stream(payload: pa.Buffer) -> pa.Table:
         return reader.read_all()
 
 
-def cut(payload: Payload) -> bytes:
+def cut(payload: Payload) -> bytearray:
     """A payload as one byte string, padding included; for payloads that must be cut into pieces."""
     out = bytearray(payload.padded_bytes)
     position = 0
-    for address, size in payload.pieces[: payload.piece_count].tolist():
+    for piece in range(payload.piece_count):
+        address, size = payload.pieces[2 * piece], payload.pieces[2 * piece + 1]
         out[position : position + size] = ctypes.string_at(address, size)
         position += _padded(size)
-    return bytes(out)
+    return out

@@ -11,7 +11,6 @@ import ctypes
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +19,14 @@ import numpy as np
 from tierstore.ringbuf import layout
 from tierstore.ringbuf.arena import Arena
 from tierstore.ringbuf.errors import Full
-from tierstore.ringbuf.mutator import Listed, Mutator
+from tierstore.ringbuf.mutator import (
+    ROW_ITEM,
+    ROW_LENGTH,
+    ROW_OFFSET,
+    ROW_PACKED,
+    ROW_PLACE,
+    Mutator,
+)
 from tierstore.ringbuf.recovery import SegmentImage
 
 from .policy import Policy
@@ -44,23 +50,37 @@ class Target:
     staging: Any = None
 
 
-def _hot_share(records: Iterable[Listed]) -> float:
-    total = hot = 0
-    for record in records:
-        total += record.length
-        hot += record.length if record.heat else 0
-    return hot / total if total else 0.0
+def _hot_share(rows: np.ndarray) -> float:
+    """Share of the bytes of listed records that was read lately."""
+    lengths = rows[:-1, ROW_LENGTH]
+    hot = lengths[heat_of(rows) > 0]
+    return float(hot.sum() / max(1, lengths.sum()))
+
+
+def heat_of(rows: np.ndarray) -> np.ndarray:
+    """The marks of listed records."""
+    return rows[:-1, ROW_PACKED] >> np.uint64(8) & np.uint64(0xFF)
+
+
+def class_of(rows: np.ndarray) -> np.ndarray:
+    """The classes of listed records."""
+    return rows[:-1, ROW_PACKED] & np.uint64(0xFF)
+
+
+def chosen(rows: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """Some of the listed records, again with a spare row."""
+    return np.concatenate([rows[:-1][keep], rows[-1:]])
 
 
 class Cascade:
     """All movement in one store. One thread: the policy thread."""
 
-    def __init__(self, mutator: Mutator, step: Callable[[str], None] = lambda name: None):
+    def __init__(self, mutator: Mutator):
         self.mutator = mutator
         self.policies = [Policy() for _ in mutator.arenas]
         self._targets: dict[tuple[int, int, int], Target] = {}
         self._hash_state = (ctypes.c_uint64 * 9)()
-        self._step = step  # named points of the protocol, where tests kill the daemon
+        self._step = mutator.trap  # named points of the protocol, where tests kill the daemon
         self._staging: list[Any] = []
         table = mutator.control.address + layout.CONTROL_HEADER_BYTES
         words = ctypes.c_uint64 * (mutator.segment_count * layout.SEGMENT_ENTRY_BYTES // 8)
@@ -137,8 +157,7 @@ class Cascade:
         """Let the CACHE blocks of a segment go; False if it holds anything else."""
         if self.mutator.segment_field(segment, layout.S_CLASS) != layout.CLASS_CACHE:
             return False
-        records = self.records(segment)
-        pairs = np.array([(r.place, r.item) for r in records], "<u8").reshape(-1, 2)
+        pairs = np.ascontiguousarray(self.records(segment)[:-1, [ROW_PLACE, ROW_ITEM]])
         self._step("evict.drop")
         self.mutator.submit(layout.OP_DROP, segment, 0, len(pairs), pairs.ctypes.data)
         self.policies[self._number(segment)].discard(segment)
@@ -158,8 +177,8 @@ class Cascade:
         segment = arena.first + best
         return self.move(segment, self.records(segment), number) is not None
 
-    def records(self, segment: int) -> list[Listed]:
-        """The live records of a segment, whatever arena it is in."""
+    def records(self, segment: int) -> np.ndarray:
+        """The live records of a segment, whatever arena it is in; see Mutator.list_live()."""
         if self.mutator.address(segment):
             return self.mutator.list_live(segment)
         return self.mutator.list_live(segment, SegmentImage(self.mutator, segment).address)
@@ -176,57 +195,48 @@ class Cascade:
 
     # --- moving -----------------------------------------------------------------------------------------------------------------
 
-    def move(self, source: int, records: Sequence[Listed], number: int, pinned: bool | None = None) -> int | None:
-        """Move records of one segment to an arena; bytes moved, None if there was no room.
+    def move(self, source: int, rows: np.ndarray, number: int, pinned: bool | None = None) -> int | None:
+        """Move listed records of one segment to an arena; bytes moved, None if there was no room.
 
         pinned: make the copies pinned or not; None leaves their class.
         """
         pool = self.mutator.segment_field(source, layout.S_POOL)
-        image = self.mutator.address(source) or self._read_segment(source, records)
+        image = self.mutator.address(source) or self._read_segment(source, rows)
         moved = 0
-        for kind in sorted({record.kind for record in records}):
-            group = [record for record in records if record.kind == kind]
+        for kind in np.unique(class_of(rows)).tolist():
+            group = chosen(rows, class_of(rows) == kind)
             copied = self._move_class(source, image, group, number, pool, _class_of(kind, pinned))
             if copied is None:
                 return None
             moved += copied
         return moved
 
-    def _move_class(self, source: int, image: int, records: list[Listed], number: int, pool: int,
-                    kind: int) -> int | None:
-        position = moved = 0
-        while position < len(records):
-            target = self._target(number, pool, kind, records[position].length)
+    def _move_class(self, source: int, image: int, rows: np.ndarray, number: int, pool: int, kind: int) -> int | None:
+        total, position, moved = len(rows) - 1, 0, 0
+        while position < total:
+            target = self._target(number, pool, kind, int(rows[position, ROW_LENGTH]))
             if target is None:
                 return None
-            begin = target.offset
-            while position < len(records) and target.offset + records[position].length <= self.mutator.segment_bytes:
-                if self._copy(target, image, records[position], kind):
-                    moved += records[position].length
-                else:
-                    self._condemn(source, records[position])
-                position += 1
+            begin, first = target.offset, position
+            flush = int(target.arena.kind == layout.KIND_PMEM)
+            position = self.mutator.native.copy_records(
+                target.address, begin, self.mutator.segment_bytes, image, rows.ctypes.data, first, total,
+                self.mutator.generation(target.segment), kind, flush, ctypes.addressof(self._hash_state))
+            target.offset = int(rows[total, 0])
+            moved += target.offset - begin
             self._step("move.copied")
             self._persist(target, begin)
             self._step("move.persisted")
             self.mutator.submit(layout.OP_RELINK, target.segment | source << 20, begin, target.offset, target.address)
             self._step("move.relinked")
+            for row in rows[first:position][rows[first:position, ROW_LENGTH] == 0]:
+                self._condemn(source, row, kind)
         return moved
 
-    def _copy(self, target: Target, image: int, record: Listed, kind: int) -> bool:
-        generation = self.mutator.generation(target.segment)
-        flush = int(target.arena.kind == layout.KIND_PMEM)
-        good = self.mutator.native.copy_record(
-            target.address + target.offset, image + record.offset, record.length, generation, kind, flush,
-            ctypes.addressof(self._hash_state))
-        if good == 1:
-            target.offset += record.length
-        return bool(good == 1)
-
-    def _condemn(self, segment: int, record: Listed) -> None:
+    def _condemn(self, segment: int, row: np.ndarray, kind: int) -> None:
         """A payload is not what was written: a CACHE block becomes a miss, a KEEP block is set aside with its segment."""
-        if record.kind in (layout.CLASS_CACHE, layout.CLASS_PINNED_CACHE):
-            pair = np.array([[record.place, record.item]], "<u8")
+        if kind in (layout.CLASS_CACHE, layout.CLASS_PINNED_CACHE):
+            pair = np.array([row[ROW_PLACE], row[ROW_ITEM]], "<u8")
             self.mutator.submit(layout.OP_DROP, segment, 0, 1, pair.ctypes.data)
         elif self.mutator.submit(layout.OP_QUARANTINE, segment) == 1:
             self.mutator.count("quarantined", 1)
@@ -281,15 +291,15 @@ class Cascade:
         os.fdatasync(target.arena.direct)
         self.mutator.count("disk_bytes_written", last - begin // _PAGE * _PAGE)
 
-    def _read_segment(self, segment: int, records: Sequence[Listed]) -> int:
+    def _read_segment(self, segment: int, rows: np.ndarray) -> int:
         """Read the listed records of an unmapped segment to their offsets in memory."""
         if not hasattr(self, "_image"):
             self._image = mmap.mmap(-1, self.mutator.segment_bytes)
         arena = self.mutator.arena_of(segment)
         view, base = memoryview(self._image), arena.offset_of(segment)
-        for record in records:
-            first = record.offset // _PAGE * _PAGE
-            last = min(-(-(record.offset + record.length) // _PAGE) * _PAGE, self.mutator.segment_bytes)
+        for offset, length in rows[:-1, [ROW_OFFSET, ROW_LENGTH]].tolist():
+            first = offset // _PAGE * _PAGE
+            last = min(-(-(offset + length) // _PAGE) * _PAGE, self.mutator.segment_bytes)
             while first < last:
                 got = os.preadv(arena.direct, [view[first:last]], base + first)
                 if got <= 0:
@@ -308,9 +318,10 @@ class Cascade:
                     return moved
                 if self.heat(segment) < HEAT_TO_PROMOTE:
                     continue
-                hot = [r for r in self.records(segment) if r.heat >= HEAT_TO_PROMOTE]
-                size = sum(record.length for record in hot)
-                if not hot or not self._room_for(0, size):
+                rows = self.records(segment)
+                hot = chosen(rows, heat_of(rows) >= HEAT_TO_PROMOTE)
+                size = int(hot[:-1, ROW_LENGTH].sum())
+                if not size or not self._room_for(0, size):
                     continue
                 got = self.move(segment, hot, 0)
                 if got:

@@ -7,7 +7,7 @@ import os
 import select
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,12 +48,12 @@ class EngineConfig:
 class Engine:
     """Runs one store. Requests (``request_*`` of requests.py) and the policy thread take turns through ``turn``."""
 
-    def __init__(self, config: EngineConfig, step: Callable[[str], None] = lambda name: None):
+    def __init__(self, config: EngineConfig):
         self.config = config
         self.pools = {name: number for number, name in enumerate(config.pools)}
         self.mutator = Mutator(config.folder, config.arenas, config.segment_bytes, config.slot_count,
                                list(config.pools.values()))
-        self.cascade = Cascade(self.mutator, step)
+        self.cascade = Cascade(self.mutator)
         self.turn = threading.RLock()
         self.started = time.time()
         self._stop = threading.Event()

@@ -42,7 +42,8 @@ def relayout(frame, body, parts, pieces):
 
     frame:   address of the frame (8 bytes, then metadata), patched in place.
     body:    address of the body behind it, or 0 if ``parts`` lists the addresses of the buffers that are not empty.
-    pieces:  out: pairs (address, bytes): the metadata, then the buffers; each will be padded to 64 bytes.
+    pieces:  out: pairs (address, bytes): the metadata, then the buffers; each will be padded to 64 bytes. Behind the
+             last pair: 0 and the padded bytes of them all.
     Returns: the number of pieces; -1 if the metadata is not a record or dictionary batch.
     """
     size = load32(frame + 4)
@@ -74,6 +75,8 @@ def relayout(frame, body, parts, pieces):
             position += (bytes_ + 63) & ~63
     if length != 0:
         store(length, position)
+    store(pieces + 16 * count, 0)
+    store(pieces + 16 * count + 8, position + ((FRAME_BYTES + size + 63) & ~63))
     return count
 
 

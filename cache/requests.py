@@ -16,9 +16,10 @@ import numpy as np
 from tierstore.ringbuf import layout
 from tierstore.ringbuf.client import Session
 from tierstore.ringbuf.errors import ConfigError, NotFound
-from tierstore.ringbuf.mutator import Listed
+from tierstore.ringbuf.mutator import ROW_EXPIRY, ROW_ITEM, ROW_OFFSET, ROW_PACKED
 from tierstore.ringbuf.recovery import SegmentImage
 
+from .cascade import chosen
 from .engine import Engine
 from .reading import Found, Reader
 
@@ -47,25 +48,26 @@ class Requests:
 
     # --- listings -----------------------------------------------------------------------------------------------------------
 
-    def _roots(self) -> Iterator[tuple[int, Listed, int]]:
-        """Segment, record and header address of every live root."""
+    def _roots(self) -> Iterator[tuple[int, int]]:
+        """Header address and expiry of every live root."""
         mutator = self.engine.mutator
         for segment in range(mutator.segment_count):
             if mutator.segment_field(segment, layout.S_LIVE_COUNT) == 0:
                 continue
             image = SegmentImage(mutator, segment)
-            for record in mutator.list_live(segment, image.address):
-                if record.block_index == 0:
-                    yield segment, record, image.address + record.offset
+            rows = mutator.list_live(segment, image.address)[:-1]
+            roots = rows[rows[:, ROW_PACKED] >> np.uint64(16) == 0]
+            for offset, expiry in roots[:, [ROW_OFFSET, ROW_EXPIRY]].tolist():
+                yield image.address + offset, expiry
 
     def keys(self, prefix: str = "") -> list[str]:
         """All keys that begin with the prefix, sorted."""
         raw, now = prefix.encode(), int(time.time() * 1000)
         found = []
-        for _, record, head in self._roots():
+        for head, expiry in self._roots():
             size = ctypes.c_uint16.from_address(head + layout.R_KEY_BYTES).value
             key = ctypes.string_at(head + layout.RECORD_HEADER_BYTES, size)
-            if key.startswith(raw) and not 0 < record.expiry_ms <= now:
+            if key.startswith(raw) and not 0 < expiry <= now:
                 found.append(key.decode())
         return sorted(found)
 
@@ -146,8 +148,9 @@ class Requests:
                     if numbers is not None and place in numbers and pinned is None:
                         continue
                     target = place if numbers is None or place in numbers else numbers[0]
-                    records = [r for r in engine.cascade.records(segment) if r.item == block.item]
-                    moved = engine.cascade.move(segment, records, target, pinned)
+                    rows = engine.cascade.records(segment)
+                    one = chosen(rows, rows[:-1, ROW_ITEM] == block.item)
+                    moved = engine.cascade.move(segment, one, target, pinned)
                     if moved is None:
                         engine.cascade.make_room(target)
                         break
@@ -256,8 +259,8 @@ class Requests:
         records = cascade.records(segment)
         image = mutator.address(segment) or cascade._read_segment(segment, records)
         state, problems = (ctypes.c_uint64 * 9)(), []
-        for record in records:
-            head = image + record.offset
+        for offset in records[:-1, ROW_OFFSET].tolist():
+            head = image + offset
             size = ctypes.c_uint32.from_address(head + layout.R_PAYLOAD_BYTES).value
             key_bytes = ctypes.c_uint16.from_address(head + layout.R_KEY_BYTES).value
             start = head + (layout.RECORD_HEADER_BYTES + key_bytes + 63 & ~63)
@@ -265,7 +268,7 @@ class Requests:
             expected = ctypes.c_uint64.from_address(head + layout.R_PAYLOAD_HASH).value
             if size and found != expected:
                 key = ctypes.string_at(head + layout.RECORD_HEADER_BYTES, key_bytes).decode(errors="replace")
-                problems.append(f"segment {segment} at {record.offset}: payload of {key!r:.80} is not what was written")
+                problems.append(f"segment {segment} at {offset}: payload of {key!r:.80} is not what was written")
         return problems
 
 

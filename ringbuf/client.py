@@ -19,6 +19,7 @@ from .errors import Closed, Full, PeerLost, TierstoreError
 from .native import kernels
 from .pintype import pin_type
 from .region import PAGE_BYTES, Mapping, make_private, round_up, try_lock, unlock
+from .steps import Trap
 
 LEASE_WAIT_S = 20.0
 
@@ -135,6 +136,10 @@ class Session:
         self._request_memory = np.zeros(words.REQUEST_BYTES // 8 + 2, "<u8")
         self.request = int(self._request_memory.ctypes.data)
         self._request_memory[words.Q_PIECES // 8] = self.request + words.REQUEST_BYTES
+        self.trap = Trap()
+        self._memory[words.X_TRAP // 8] = self.trap.number
+        self._memory[words.X_TRAP // 8 + 1] = self.trap.left
+        self._request_memory[words.Q_TRAP // 8] = self.x + words.X_TRAP
         self.leases: dict[tuple[int, int], Lease] = {}
         self.closed = False
         self._map(grant)
@@ -220,7 +225,8 @@ class Session:
             if self.closed:
                 raise Closed("this store was closed; open or connect again")
             clients = self.clients.address
-            result = self.native.submit(self.slot_address, clients, operation, segment, offset, end, argument)
+            result = self.native.submit(self.slot_address, clients, operation, segment, offset, end, argument,
+                                        self.x + words.X_TRAP)
             while result == WAIT_TIMED_OUT:
                 alive()
                 result = self.native.await_result(self.slot_address, clients)
@@ -233,6 +239,7 @@ class Session:
         while True:
             segment = self.submit(alive, layout.OP_LEASE, arena, pool, kind)
             if segment >= 0:
+                self.trap("lease.granted")
                 return self._begin(segment, pool, kind, arena)
             self.count(words.COUNT_WAITS, 1)
             if segment == layout.RESULT_REFUSED:

@@ -55,6 +55,7 @@ from .core_state import (
     D_SLOTS,
     D_STOP,
     D_TABLE,
+    D_TRAP,
     DRAIN_MAX,
     EVENT_COUNT,
     EVENT_FREED,
@@ -154,8 +155,22 @@ from .layout import (
     STATE_UNBACKED,
     TAG_SHIFT,
 )
-from .records import clock_gettime, find_exact, header_hash, item_of, item_offset, place_of, record_is, sound_length
-from .writer import FUTEX_WAIT, FUTEX_WAKE, SYS_FUTEX, flush_range, store_fence, system_call
+from .records import clock_gettime, find_exact, header_hash, item_of, item_offset, place_of, record_is, sound_length, step, system_call
+from .steps import (
+    ANSWER_STORED,
+    BURY_MARKED,
+    DROP_WITHDRAWN,
+    LEASE_MARKED,
+    LEASE_POPPED,
+    PUBLISH_INDEXED,
+    PUBLISH_NUMBERED,
+    PUBLISH_SWAPPED,
+    RELEASE_INVALIDATED,
+    RELINK_LINKED,
+    RETIRE_MARKED,
+    SEAL_MARKED,
+)
+from .writer import FUTEX_WAIT, FUTEX_WAKE, SYS_FUTEX, flush_range, store_fence
 
 read_file = types.ExternalFunction("pread", types.int64(types.int32, types.int64, types.int64, types.int64))
 write_file = types.ExternalFunction("pwrite", types.int64(types.int32, types.int64, types.int64, types.int64))
@@ -174,7 +189,8 @@ COUNT_FREED = daemon_index("freed")
 COUNT_MESSAGES = daemon_index("messages")
 COUNT_SLEEPS = daemon_index("sleeps")
 
-IDLE_SPINS = 300
+# About 60 us: a client that puts in a loop finds the mutator awake (0.6 us a message instead of 25).
+IDLE_SPINS = 1500
 SLEEP_NS, DRAIN_NS = 500_000_000, 1_000_000
 MESSAGES_PER_VISIT = 64
 HEAD_READ_BYTES = 8192  # header and the longest key
@@ -328,6 +344,7 @@ def bury(d, segment, offset, length):
         page = load(d + D_PAGE)
         store(page + 128, DEAD)
         write_file(file_of(d, segment), page + 128, 8, file_offset(d, segment, offset + R_PUBLISHED))
+    step(d + D_TRAP, BURY_MARKED)
     store(entry + S_LIVE_BYTES, load(entry + S_LIVE_BYTES) - length)
     store(entry + S_LIVE_COUNT, load(entry + S_LIVE_COUNT) - 1)
     if load(entry + S_LIVE_COUNT) == 0 and state_of(load(entry + S_WORD)) == STATE_SEALED:
@@ -342,6 +359,7 @@ def retire(d, segment):
     if state_of(word) != STATE_SEALED or load(d + D_DRAIN_COUNT) >= DRAIN_MAX:
         return
     store_release(entry + S_WORD, word_of(STATE_EVICTING, 0, word & GENERATION_MASK))  # SYNC segment.word
+    step(d + D_TRAP, RETIRE_MARKED)
     waiting = load(d + D_DRAIN_COUNT)
     store(load(d + D_DRAIN) + 8 * waiting, segment)
     store(d + D_DRAIN_COUNT, waiting + 1)
@@ -382,6 +400,7 @@ def release(d, segment):
         used = load(d + D_POOL_USED) + 8 * load(entry + S_POOL)
         store(used, load(used) - 1)
     write_segment_header(d, segment, generation, 0, 0, 0)
+    step(d + D_TRAP, RELEASE_INVALIDATED)
     for field in range(S_LIVE_BYTES, SEGMENT_ENTRY_BYTES, 8):
         store(entry + field, 0)
     heat = load(d + D_ACCESS) + segment * load(d + D_ACCESS_STRIDE)
@@ -446,6 +465,7 @@ def seal(d, segment, tail):
     store(entry + S_TAIL, tail)
     store(entry + S_SEQUENCE, next_sequence(d))
     store_release(entry + S_WORD, word_of(STATE_SEALED, 0, generation))  # SYNC segment.word
+    step(d + D_TRAP, SEAL_MARKED)
     if load(load(d + D_ADDRESSES) + 8 * segment) != 0:
         write_segment_header(d, segment, generation, load(entry + S_POOL), load(entry + S_CLASS), tail)
     if load(entry + S_LIVE_COUNT) == 0:
@@ -499,6 +519,7 @@ def lease(d, slot, arena, pool, kind):
         return RESULT_NONE_FREE
     if slot != 0 and free <= load(d + D_RESERVE) + 2:
         tell(d, EVENT_PRESSURE, arena)
+    step(d + D_TRAP, LEASE_POPPED)
     entry = entry_of(d, segment)
     generation = load(entry + S_WORD) & GENERATION_MASK
     store(used, load(used) + 1)
@@ -506,6 +527,7 @@ def lease(d, slot, arena, pool, kind):
     store(entry + S_CLASS, kind)
     write_segment_header(d, segment, generation, pool, kind, 0)
     store_release(entry + S_WORD, word_of(STATE_LEASED, slot, generation))  # SYNC lease
+    step(d + D_TRAP, LEASE_MARKED)
     tally(d, COUNT_LEASES, 1)
     return segment
 
@@ -581,6 +603,7 @@ def publish_record(d, segment, offset, head, length):
         replaced = load(old)
         store(head + R_PUBLISHED, next_sequence(d))
         store_release(old, item)  # SYNC index.item: pairs with load_acquire in find(); old version out, new one in
+        step(d + D_TRAP, PUBLISH_SWAPPED)
         bury_object(d, replaced, key, size, place)
         tally(d, COUNT_REPLACED, 1)
     tally(d, COUNT_PUBLISHED, 1)
@@ -591,9 +614,11 @@ def publish_record(d, segment, offset, head, length):
 def insert_published(d, head, place, item):
     """Number the record, then show it; the number is taken back where the index is full."""
     store(head + R_PUBLISHED, next_sequence(d))
+    step(d + D_TRAP, PUBLISH_NUMBERED)
     if insert(d, place, item) == 0:
         store(head + R_PUBLISHED, 0)
         return 0
+    step(d + D_TRAP, PUBLISH_INDEXED)
     return 1
 
 
@@ -678,6 +703,7 @@ def relink(d, packed, begin, end, image):
         else:
             old = load(address)
             store_release(address, item_of(place, target, offset))  # SYNC index.item: pairs with find()
+            step(d + D_TRAP, RELINK_LINKED)
             bury(d, source, item_offset(old), length)
             moved += 1
         offset += length
@@ -700,6 +726,7 @@ def drop_segment(d, segment, records, total):
         store32(load(d + D_GHOST) + 4 * (place & load(d + D_GHOST_MASK)), shift_right(place, 32))
         tally(d, COUNT_DROPPED_BYTES, length)
         remove(d, place, address)
+        step(d + D_TRAP, DROP_WITHDRAWN)
         bury(d, segment, offset, length)
         dropped += 1
     tally(d, COUNT_DROPPED, dropped)
@@ -798,6 +825,7 @@ def serve(d, slot):
         result = carry_out(d, slot, load(message + M_OP), load(message + M_SEGMENT), load(message + M_OFFSET),
                            load(message + M_END), load(message + M_ARG))
         store(message + M_RESULT, result)
+        step(d + D_TRAP, ANSWER_STORED)
         if result == RESULT_REFUSED:
             tally(d, COUNT_REFUSED, 1)
         head += 1

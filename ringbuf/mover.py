@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .atomic import load, load8, load16, load32, store, store8, store_fence, store_release
-from .jit import kernel
+from .codes import LISTED_BYTES
+from .jit import helper, kernel
 from .layout import (
     R_CLASS,
     R_GENERATION,
@@ -20,7 +21,7 @@ from .writer import flush_range
 from .xxh3 import COPY_STREAM, STRIPE_BYTES, hash_begin, hash_end, hash_stripes
 
 
-@kernel(nogil=True)
+@helper
 def copy_record(target, source, length, generation, kind, flush, state):
     """Copy one committed record to claimed room, checking its payload on the way; 1, or 0 if it is not what was written.
 
@@ -52,3 +53,27 @@ def copy_record(target, source, length, generation, kind, flush, state):
         flush_range(target, 8)
         store_fence()
     return 1
+
+
+@kernel(nogil=True)
+def copy_records(target, offset, room, image, rows, first, total, generation, kind, flush, state):
+    """Copy listed records one after the other while they fit; the position of the first that did not.
+
+    target, room: the segment being filled, its size; offset: where to begin. rows: see survey.list_live(); the length of
+    a record that is not what was written is set to 0 there, and it takes no room. Behind the rows lies one word: the
+    offset reached.
+    """
+    position = first
+    while position < total:
+        row = rows + LISTED_BYTES * position
+        length = load(row + 24)
+        if offset + length > room:
+            break
+        if copy_record(target + offset, image + load(row + 16), length, generation, kind, flush, state) == 1:
+            offset += length
+        else:
+            store(row + 24, 0)
+            store(target + offset + R_LENGTH, 0)
+        position += 1
+    store(rows + LISTED_BYTES * total, offset)
+    return position

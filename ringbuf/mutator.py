@@ -8,7 +8,6 @@ import struct
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from .counters import CLIENT, DAEMON
 from .errors import ConfigError, PeerLost
 from .native import kernels
 from .recovery import Recovery, finish, recover
+from .steps import Trap
 from .region import PAGE_BYTES, Mapping, create_file, lock_holder, reserve, round_up, try_lock
 
 from .codes import LISTED_BYTES, WAIT_TIMED_OUT
@@ -27,17 +27,8 @@ DAEMON_LOCK = 1 << 20  # the byte of the lock file that the daemon holds; slot k
 _PENDING_BYTES_PER_BUCKET = {layout.KIND_DRAM: 1, layout.KIND_PMEM: 1, layout.KIND_DISK: 2}
 
 
-class Listed(NamedTuple):
-    """One live record of a segment."""
-
-    place: int
-    item: int
-    offset: int
-    length: int
-    kind: int
-    heat: int
-    block_index: int
-    expiry_ms: int
+# Columns of list_live(): place, item, offset, length, class | heat << 8 | block index << 16, expiry in ms
+ROW_PLACE, ROW_ITEM, ROW_OFFSET, ROW_LENGTH, ROW_PACKED, ROW_EXPIRY = range(6)
 
 
 class Mutator:
@@ -52,6 +43,7 @@ class Mutator:
                  quotas: Sequence[int] = ()):
         self.folder, self.arenas, self.segment_bytes, self.slot_count = folder, list(arenas), segment_bytes, slot_count
         self.native = kernels()
+        self.trap = Trap()
         self._submitting = threading.Lock()
         self._thread: threading.Thread | None = None
         os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -197,6 +189,7 @@ class Mutator:
         for number, ring in enumerate(self._rings):
             self._words[(core.D_FREE_RINGS + number * core.FREE_RING_BYTES) // 8 + 2] = ring.ctypes.data
         self.core = self._words.ctypes.data
+        self._words[core.D_TRAP // 8], self._words[core.D_TRAP // 8 + 1] = self.trap.number, self.trap.left
 
     def reserve_count(self) -> int:
         """Free segments kept for the daemon's own moves, so that making room never needs room it cannot get."""
@@ -262,13 +255,15 @@ class Mutator:
         start = self.clients.address + self.access_offset + segment * self.access_stride
         return np.ctypeslib.as_array((ctypes.c_uint8 * self.access_stride).from_address(start))
 
-    def list_live(self, segment: int, image: int = 0) -> list[Listed]:
-        """The live records of a segment; image: address of a copy of its bytes where it is not mapped."""
-        image = image or self.address(segment)
+    def list_live(self, segment: int, image: int = 0) -> np.ndarray:
+        """The live records of a segment, a row each (see ROW_*), with one spare row behind them.
+
+        image: address of a copy of the segment's bytes where it is not mapped.
+        """
         room = max(1, self.segment_field(segment, layout.S_LIVE_COUNT))
-        out = np.zeros((room, LISTED_BYTES // 8), "<u8")
-        count = self.native.list_live(self.core, segment, image, out.ctypes.data, room)
-        return list(_listed(out[:count]))
+        out = np.zeros((room + 1, LISTED_BYTES // 8), "<u8")
+        count = self.native.list_live(self.core, segment, image or self.address(segment), out.ctypes.data, room)
+        return out[: count + 1]
 
     def counters(self) -> dict[str, int]:
         """The daemon's counters by name."""
@@ -310,7 +305,8 @@ class Mutator:
         """Have the mutator carry out one operation in the daemon's own name, and wait for the result."""
         with self._submitting:
             slot, clients = self.slot_address(0), self.clients.address
-            result = self.native.submit(slot, clients, operation, segment, offset, end, argument)
+            result = self.native.submit(slot, clients, operation, segment, offset, end, argument,
+                                        self.core + core.D_TRAP)
             while result == WAIT_TIMED_OUT:
                 if self._thread is None or not self._thread.is_alive():
                     raise PeerLost("the store's mutator thread has stopped")
@@ -375,11 +371,6 @@ class Mutator:
                 os.unlink(os.path.join(self.folder, name))
             os.rmdir(self.folder)
         os.close(self.locks_fd)
-
-
-def _listed(rows: np.ndarray) -> Iterator[Listed]:
-    for place, item, offset, length, packed, expiry in rows.tolist():
-        yield Listed(place, item, offset, length, packed & 0xFF, packed >> 8 & 0xFF, packed >> 16, expiry)
 
 
 def _boot_id() -> bytes:

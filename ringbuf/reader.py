@@ -40,7 +40,7 @@ from .layout import (
     SEGMENT_SHIFT,
     TAG_SHIFT,
 )
-from .records import hash_bytes, item_offset, now_ms, place_of, record_is
+from .records import hash_bytes, item_offset, now_ms, place_of, record_is, step
 from .session import (
     COUNT_HITS,
     COUNT_MISSES,
@@ -61,7 +61,9 @@ from .session import (
     X_PIN_TYPE,
     X_ROW,
     X_SCRATCH,
+    X_TRAP,
 )
+from .steps import GET_FOUND, GET_PINNED
 
 
 
@@ -125,7 +127,9 @@ def find(x, key, size, place, block_index, version, skip, heat):
             if item == 0 or shift_right(item, TAG_SHIFT) != tag:
                 continue
             segment = (item >> SEGMENT_SHIFT) & SEGMENT_MASK
+            step(x + X_TRAP, GET_FOUND)
             fetch_add32(row + segment * PIN_BYTES, 1)
+            step(x + X_TRAP, GET_PINNED)
             if load_acquire(load(x + X_CONTROL) + C_EPOCH) != load(x + X_EPOCH):  # SYNC epoch
                 fetch_add32(row + segment * PIN_BYTES, -1)
                 return STALE

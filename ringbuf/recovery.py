@@ -52,6 +52,7 @@ def recover(mutator: Mutator) -> Recovery:
             elif state in _HELD:
                 _recover_segment(mutator, segment, found)
         _fill_free_ring(mutator, number, free)
+    mutator.trap("recover.indexed")
     for name in os.listdir(mutator.folder):
         if name.startswith("index-") and name != f"index-{mutator.epoch}":
             os.unlink(os.path.join(mutator.folder, name))
@@ -103,6 +104,7 @@ def _segment_header(mutator: Mutator, segment: int) -> list[int]:
 
 
 def _recover_segment(mutator: Mutator, segment: int, found: Recovery) -> None:
+    mutator.trap("recover.segment")
     image = SegmentImage(mutator, segment)
     blocks = mutator.native.recover(mutator.core, segment, image.address)
     if blocks < 0:

@@ -27,6 +27,7 @@ X_HASH_STATE = 256  # 72 bytes, then a stripe of 64 at 384
 X_STRIPE = 384
 X_SEGMENT_BYTES = 448
 X_SLOT_NUMBER = 456
+X_TRAP = 464  # step at which tests end this process (steps.py), then how many passes are left
 SESSION_BYTES = 512
 
 COUNT_HITS = client_index("hits")
@@ -73,5 +74,6 @@ Q_PIECES = 168  # address of pairs (source, bytes); each piece is padded to 64 b
 Q_PIECE_COUNT = 176
 Q_FLUSH = 184  # 1: flush the lines of the header too (persistent memory)
 Q_STATE = 192  # 72 bytes of hash state
+Q_TRAP = 272  # address of the trap words
 Q_STRIPE = 320  # 64 bytes
 REQUEST_BYTES = 384

@@ -74,7 +74,7 @@ from .layout import (
     SLOT_PAGE_BYTES,
 )
 from .reader import count, list_item, list_size, utf8
-from .records import hash_bytes, header_hash
+from .records import hash_bytes, header_hash, step, system_call
 from .session import (
     COUNT_BYTES_PUT,
     COUNT_PUTS,
@@ -107,6 +107,7 @@ from .session import (
     Q_STORED_BYTES,
     Q_STRIPE,
     Q_TARGET,
+    Q_TRAP,
     Q_VALUE_BYTES,
     Q_VERSION,
     X_CLIENTS,
@@ -115,6 +116,7 @@ from .session import (
     X_SLOT,
     X_TABLE,
 )
+from .steps import MESSAGE_ANSWERED, MESSAGE_PUSHED, PUT_CLAIMED, PUT_COMMITTED, PUT_FILLED
 from .xxh3 import COPY_STORE, COPY_STREAM, hash_begin, hash_end, hash_piece
 
 # Below this a plain store is cheaper: the bytes are still in cache when the daemon or a reader looks at them.
@@ -123,7 +125,6 @@ STREAM_BYTES_MIN = 2048
 buffer_of = types.ExternalFunction("PyObject_GetBuffer", types.int32(types.int64, types.int64, types.int32))
 release_buffer = types.ExternalFunction("PyBuffer_Release", types.void(types.int64))
 tuple_item = types.ExternalFunction("PyTuple_GetItem", types.int64(types.int64, types.int64))
-system_call = types.ExternalFunction("syscall", types.int64(*[types.int64] * 7))
 SYS_FUTEX = 202
 FUTEX_WAIT, FUTEX_WAKE = 0, 1
 SPINS = 2000
@@ -200,16 +201,19 @@ def fill_record(q):
         source, size = load(pieces + 16 * piece), load(pieces + 16 * piece + 8)
         hash_piece(target, source, size, state, q + Q_STRIPE, mode, 1 if piece == total - 1 else 0)
         target += (size + 63) & ~63
+    step(load(q + Q_TRAP), PUT_CLAIMED)
     write_header(q, head)
     store(head + R_PAYLOAD_HASH, hash_end(state))
     store(head + R_HEADER_HASH, header_hash(head))
     if load(q + Q_FLUSH) != 0:
         flush_range(head, RECORD_HEADER_BYTES + key_bytes)
+    step(load(q + Q_TRAP), PUT_FILLED)
     store_fence()  # the payload's non-temporal stores are done before the commit word
     store_release(head + R_LENGTH, load(q + Q_LENGTH))  # SYNC record.length: pairs with load_acquire in sound_length()
     if load(q + Q_FLUSH) != 0:
         flush_line(head)
         store_fence()
+    step(load(q + Q_TRAP), PUT_COMMITTED)
 
 
 @helper
@@ -319,7 +323,7 @@ def ring_doorbell(clients):
 
 
 @kernel(nogil=True)
-def submit(slot, clients, operation, segment, offset, end, argument):
+def submit(slot, clients, operation, segment, offset, end, argument, trap):
     """Push one message and wait for its result for about a second; WAIT_TIMED_OUT: ask await_result() again.
 
     Caller:     one thread of the slot's process at a time (the session holds a lock around it).
@@ -334,8 +338,11 @@ def submit(slot, clients, operation, segment, offset, end, argument):
     store(message + M_END, end)
     store(message + M_ARG, argument)
     store_release(slot + P_TAIL, tail + 1)  # SYNC slot.tail: pairs with load_acquire in serve()
+    step(trap, MESSAGE_PUSHED)
     ring_doorbell(clients)
-    return wait_for(slot, clients, tail)
+    result = wait_for(slot, clients, tail)
+    step(trap, MESSAGE_ANSWERED)
+    return result
 
 
 @kernel(nogil=True)

@@ -32,13 +32,13 @@ SEND_TIMEOUT_S = 10.0
 class Daemon:
     """One node's daemon. run() serves until stop() or a signal."""
 
-    def __init__(self, config: StoreConfig, step: Any = None):
+    def __init__(self, config: StoreConfig):
         self.config = config
         assert config.socket is not None
         self._path = config.socket
         remove_dead(config)
         os.makedirs(os.path.dirname(self._path) or ".", mode=0o700, exist_ok=True)
-        self.engine = Engine(engine_config(config), step or (lambda name: None))
+        self.engine = Engine(engine_config(config))
         self.requests = Requests(self.engine)
         self._node = node.Node(os.getuid())
         self._selector = selectors.DefaultSelector()
@@ -204,9 +204,9 @@ class Daemon:
         os.close(self._wake)
 
 
-def serve(config: StoreConfig, ready: Any = None, step: Any = None) -> None:
+def serve(config: StoreConfig, ready: Any = None) -> None:
     """Run a daemon in the foreground until SIGTERM or SIGINT. ready: called once clients can connect."""
-    daemon = Daemon(config, step)
+    daemon = Daemon(config)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, daemon.stop)
     if ready is not None:

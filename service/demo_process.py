@@ -18,7 +18,9 @@ from typing import Any, Protocol, cast
 
 from tierstore.ringbuf.errors import PeerLost, TierstoreError
 
+from .config import RESERVED, StoreConfig
 from .demo_executor import Store, Worker, connect
+from .layout import remove_dead
 
 ANSWER_SECONDS_MAX = 300.0
 READY_SECONDS_MAX = 60.0
@@ -159,10 +161,12 @@ class Daemon:
         self.socket = str(folder / "socket")
         self._log = folder / "daemon.log"
         command = [sys.executable, "-m", "tierstore.service.cli", "serve", "--socket", self.socket, "--ephemeral"]
+        command += ["--config", os.devnull]  # what the user configured for a store of his own must not change this one
         guard = [sys.executable, "-S", str(Path(__file__).with_name("demo_guard.py")), str(os.getpid())]
         with open(self._log, "wb") as log:
             self._process = subprocess.Popen(
                 [*guard, *command, *arguments],
+                env={name: value for name, value in os.environ.items() if not _is_setting(name)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -202,6 +206,8 @@ class Daemon:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         _end(self._process, STOP_SECONDS_MAX)
+        if self._process.returncode < 0:  # it could not remove its memory itself
+            remove_dead(StoreConfig())
 
 
 def _end(process: subprocess.Popen[bytes], patience_s: float) -> None:
@@ -210,6 +216,10 @@ def _end(process: subprocess.Popen[bytes], patience_s: float) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def _is_setting(name: str) -> bool:
+    return name.startswith("TIERSTORE_") and name not in RESERVED
 
 
 def _ending(code: int | None) -> str:

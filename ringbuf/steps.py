@@ -1,0 +1,46 @@
+"""Named steps of the protocols, at which tests end the process with SIGKILL.
+
+A step is a number in a private word of the process: 0 in every normal run. Set by the environment variable
+TIERSTORE_KILL_AT=name or name:n (die at the n-th time), which only tests use.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+CLIENT_STEPS = ("put.claimed", "put.filled", "put.committed", "message.pushed", "message.answered", "get.found",
+                "get.pinned", "lease.granted", "put.appended", "get.held")
+DAEMON_STEPS = ("lease.popped", "lease.marked", "publish.numbered", "publish.indexed", "publish.swapped",
+                "bury.marked", "relink.linked", "retire.marked", "release.invalidated", "drop.withdrawn", "seal.marked",
+                "move.copied", "move.persisted", "move.relinked", "evict.chosen", "evict.drop", "recover.segment",
+                "recover.indexed", "answer.stored")
+NUMBERS = {name: number for number, name in enumerate((*CLIENT_STEPS, *DAEMON_STEPS), 1)}
+
+PUT_CLAIMED, PUT_FILLED, PUT_COMMITTED = (NUMBERS[f"put.{name}"] for name in ("claimed", "filled", "committed"))
+MESSAGE_PUSHED, MESSAGE_ANSWERED = NUMBERS["message.pushed"], NUMBERS["message.answered"]
+GET_FOUND, GET_PINNED = NUMBERS["get.found"], NUMBERS["get.pinned"]
+LEASE_POPPED, LEASE_MARKED = NUMBERS["lease.popped"], NUMBERS["lease.marked"]
+PUBLISH_NUMBERED, PUBLISH_INDEXED = NUMBERS["publish.numbered"], NUMBERS["publish.indexed"]
+PUBLISH_SWAPPED, BURY_MARKED, RELINK_LINKED = (
+    NUMBERS["publish.swapped"], NUMBERS["bury.marked"], NUMBERS["relink.linked"])
+RETIRE_MARKED, RELEASE_INVALIDATED = NUMBERS["retire.marked"], NUMBERS["release.invalidated"]
+DROP_WITHDRAWN, SEAL_MARKED, ANSWER_STORED = (
+    NUMBERS["drop.withdrawn"], NUMBERS["seal.marked"], NUMBERS["answer.stored"])
+
+
+class Trap:
+    """The step at which this process is to die, and after how many passes."""
+
+    def __init__(self, text: str | None = None):
+        name, _, count = (os.environ.get("TIERSTORE_KILL_AT", "") if text is None else text).partition(":")
+        if name and name not in NUMBERS:
+            raise ValueError(f"TIERSTORE_KILL_AT names no step: {name!r}; steps are {', '.join(NUMBERS)}")
+        self.number, self.left = NUMBERS.get(name, 0), int(count or 1)
+
+    def __call__(self, name: str) -> None:
+        """A step of Python code was reached."""
+        if self.number and self.number == NUMBERS[name]:
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)

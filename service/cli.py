@@ -1,0 +1,286 @@
+"""The command line: `tierstore --help`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from tierstore.ringbuf.errors import TierstoreError
+
+from .config import format_size, load_config
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+socket_option = click.option("--socket", "socket", metavar="PATH", help="The daemon's socket.")
+
+
+class _Group(click.Group):
+    """Errors that tierstore raises on purpose are one line, not a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TierstoreError as error:
+            click.echo(f"tierstore: {error}", err=True)
+            ctx.exit(1)
+        except BrokenPipeError:
+            ctx.exit(0)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tierstore")
+def main() -> None:
+    """A tiered store of columnar blocks: memory, persistent memory, disk."""
+
+
+def _connect(socket: str | None) -> Any:
+    """The daemon's store; the command line never starts a store of its own, which would be empty."""
+    from .client import connect
+
+    return connect(socket or load_config().resolve().socket)
+
+
+def _print(value: Any, as_json: bool, render: Callable[[Any], None]) -> None:
+    if as_json:
+        click.echo(json.dumps(value, indent=2, default=str))
+    else:
+        render(value)
+
+
+def _table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for position, column in enumerate(columns):
+        table.add_column(column, justify="left" if position == 0 else "right")
+    for row in rows:
+        table.add_row(*[str(cell) for cell in row])
+    Console().print(table)
+
+
+def store_options(command: Any) -> Any:
+    """The options that describe a store."""
+    for option in (
+        click.option("--config", "config_path", metavar="FILE", help="TOML file."),
+        click.option("--dram", metavar="SIZE", help="Memory for the fastest tier, e.g. 4GiB."),
+        click.option("--pmem", metavar="PATH:SIZE", help="Persistent memory: a DAX path, or a file that plays it."),
+        click.option("--pmem-profile", metavar="NAME", help="How an emulated device behaves."),
+        click.option("--disk", metavar="DIR:SIZE", multiple=True, help="Disk directory; may be repeated."),
+        click.option("--disk-lz4", is_flag=True, default=None, help="Compress blocks on disk."),
+        click.option("--segment", metavar="SIZE", help="Segment size, 1MiB to 32MiB."),
+        click.option("--clients", type=int, help="Client slots."),
+        click.option("--listen", metavar="HOST:PORT", help="Serve other nodes."),
+        socket_option,
+    ):
+        command = option(command)
+    return command
+
+
+def _config(options: dict[str, Any]) -> Any:
+    path = options.pop("config_path", None)
+    options["disk"] = list(options["disk"]) or None
+    return load_config(path, flags={key: value for key, value in options.items() if value is not None}).resolve()
+
+
+@main.command()
+@store_options
+@click.option("--ephemeral", is_flag=True, default=None, help="Remove all data when the daemon stops.")
+@click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.")
+def serve(**options: Any) -> None:
+    """Run the node's daemon in the foreground, until SIGTERM or Ctrl-C."""
+    config = _config(options)
+    logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    from .daemon import Daemon
+    from .daemon import serve as run
+
+    def ready(daemon: Daemon) -> None:
+        found = daemon.engine.recovery
+        click.echo(f"tierstore: serving {config.socket}; dram {format_size(config.dram_bytes)}, "
+                   f"{found.blocks} blocks recovered", err=True)
+        if found.lost_keep:
+            click.echo(f"tierstore: {found.lost_keep} KEEP blocks could not be recovered", err=True)
+
+    run(config, ready)
+
+
+@main.command()
+@socket_option
+@json_option
+def status(socket: str | None, as_json: bool) -> None:
+    """Tiers, counters and clients of the running daemon."""
+    with _connect(socket) as store:
+        stats = store.stats()
+
+    def render(stats: dict[str, Any]) -> None:
+        rows = [[name + (" (emulated)" if tier["emulated"] else ""), format_size(tier["capacity_bytes"]),
+                 format_size(tier["live_bytes"]), tier["blocks"], tier["free_segments"],
+                 format_size(tier["bytes_read"]), tier["durability"]] for name, tier in stats["tiers"].items()]
+        _table("tiers", ["tier", "capacity", "live", "blocks", "free segments", "read", "holds"], rows)
+        rate = stats["hit_rate"]
+        clients, daemon = stats["clients"], stats["daemon"]
+        _table("counters", ["what", "value"], [
+            ["hit rate", "no reads yet" if rate is None else f"{rate:.1%}"], ["clients", stats["connected"]],
+            *[[name, value] for name, value in {**clients, **daemon}.items() if value]])
+
+    _print(stats, as_json, render)
+
+
+@main.command()
+@click.argument("prefix", default="")
+@socket_option
+@json_option
+@click.option("-l", "--long", is_flag=True, help="With tier, class, bytes and rows.")
+def ls(prefix: str, socket: str | None, as_json: bool, long: bool) -> None:
+    """Keys that begin with PREFIX."""
+    with _connect(socket) as store:
+        keys = store.keys(prefix)
+        infos = [store.info(key) for key in keys] if long else [{"key": key} for key in keys]
+
+    def render(infos: list[dict[str, Any]]) -> None:
+        if not long:
+            for info in infos:
+                click.echo(info["key"])
+            return
+        _table(f"{len(infos)} objects", ["key", "kind", "class", "tiers", "bytes", "rows", "blocks"], [
+            [i["key"], i["kind"], i["class"], ",".join(i["tiers"]), format_size(i["bytes"]), i["rows"], i["blocks"]]
+            for i in infos])
+
+    _print(infos, as_json, render)
+
+
+@main.command()
+@click.argument("key")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.option("--keep", is_flag=True, help="Must not be lost or evicted.")
+@click.option("--ttl", type=float, metavar="SECONDS", help="Vanish after this time.")
+@click.option("--pool", default="default", help="The pool to put it in.")
+@click.option("--durable", is_flag=True, help="Return when it would survive power loss.")
+@click.option("--raw", is_flag=True, help="Store the file's bytes even if it is Parquet or Arrow.")
+@socket_option
+def put(key: str, file: str, keep: bool, ttl: float | None, pool: str, durable: bool, raw: bool,
+        socket: str | None) -> None:
+    """Store FILE under KEY: Parquet and Arrow files as tables, everything else as bytes ("-": standard input)."""
+    from .files import read_object
+
+    value = read_object(file, raw)
+    with _connect(socket) as store:
+        place = store.put_bytes if isinstance(value, bytes) else store.put
+        click.echo(place(key, value, keep=keep, ttl=ttl, pool=pool, durable=durable))
+
+
+@main.command()
+@click.argument("key")
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True), default="-")
+@click.option("--columns", help="Only these columns, separated by commas.")
+@socket_option
+@json_option
+def get(key: str, file: str, columns: str | None, socket: str | None, as_json: bool) -> None:
+    """Write what is under KEY to FILE (.parquet, .arrow, .csv, else raw); tables without FILE are shown."""
+    from .files import show_table, write_object
+
+    with _connect(socket) as store:
+        if store.info(key)["kind"] == "bytes":
+            write_object(store.get_bytes(key), file)
+            return
+        table = store.get(key, columns.split(",") if columns else None)
+        if file == "-":
+            show_table(table, as_json)
+        else:
+            write_object(table, file)
+
+
+@main.command()
+@click.argument("keys", nargs=-1, required=True)
+@socket_option
+def rm(keys: tuple[str, ...], socket: str | None) -> None:
+    """Remove objects."""
+    with _connect(socket) as store:
+        for key in keys:
+            store.delete(key)
+
+
+@main.command()
+@click.argument("key")
+@click.option("--tier", default="dram", help="dram, pmem or disk.")
+@socket_option
+def pin(key: str, tier: str, socket: str | None) -> None:
+    """Keep an object in a tier until it is unpinned."""
+    with _connect(socket) as store:
+        store.pin(key, tier)
+
+
+@main.command()
+@click.argument("key")
+@socket_option
+def unpin(key: str, socket: str | None) -> None:
+    """Let a pinned object be moved again."""
+    with _connect(socket) as store:
+        store.unpin(key)
+
+
+@main.command()
+@click.argument("key")
+@socket_option
+@json_option
+def info(key: str, socket: str | None, as_json: bool) -> None:
+    """What is stored under KEY."""
+    with _connect(socket) as store:
+        found = store.info(key)
+    _print(found, as_json, lambda value: _table(key, ["what", "value"], [[k, v] for k, v in value.items()]))
+
+
+@main.command()
+@click.option("--payloads", is_flag=True, help="Read and check every payload too.")
+@socket_option
+@json_option
+def verify(payloads: bool, socket: str | None, as_json: bool) -> None:
+    """Check the store's structures; exit code 1 if anything is wrong."""
+    with _connect(socket) as store:
+        report = store.verify(payloads)
+
+    def render(report: dict[str, Any]) -> None:
+        click.echo(f"{report['blocks']} blocks, segments: "
+                   + ", ".join(f"{count} {name}" for name, count in report["segments"].items() if count))
+        for problem in report["problems"]:
+            click.echo(f"PROBLEM {problem}")
+        click.echo("ok" if report["ok"] else f"{len(report['problems'])} problems")
+
+    _print(report, as_json, render)
+    sys.exit(0 if report["ok"] else 1)
+
+
+@main.command()
+@store_options
+@json_option
+def doctor(as_json: bool, **options: Any) -> None:
+    """Say what each configured path is, what it promises, and what to change."""
+    from rich.console import Console
+
+    from .doctor import examine, render, to_json
+
+    findings = examine(_config(options))
+    _print(to_json(findings), as_json, lambda _: Console().print(render(findings)))
+
+
+@main.command()
+@click.option("--input", "inputs", multiple=True, metavar="FILES", help="Parquet files or globs instead of made data.")
+@click.option("--columns", help="Numeric columns to use, separated by commas.")
+@click.option("--size", metavar="SIZE", help="Size of the made data set.")
+@click.option("--dram", metavar="SIZE", help="DRAM budget; default a quarter of the data.")
+@click.option("--iterations", type=int, help="Iterations of k-means.")
+@click.option("--quick", is_flag=True, help="A few seconds only.")
+@json_option
+def demo(as_json: bool, **options: Any) -> None:
+    """k-means over data larger than DRAM: all in DRAM, DRAM + PMem, DRAM + disk, and no store."""
+    from .demo_command import run
+
+    sys.exit(run(options, as_json))
+
+
+if __name__ == "__main__":
+    main()
