@@ -36,6 +36,7 @@ _PAGE = 4096
 COMPACT_SHARE = 0.5
 COMPACT_SHARE_KEEP = 0.94
 HEAT_TO_PROMOTE = 3
+DROP_AT_ONCE = 512
 
 
 @dataclass
@@ -157,9 +158,14 @@ class Cascade:
         """Let the CACHE blocks of a segment go; False if it holds anything else."""
         if self.mutator.segment_field(segment, layout.S_CLASS) != layout.CLASS_CACHE:
             return False
-        pairs = np.ascontiguousarray(self.records(segment)[:-1, [ROW_PLACE, ROW_ITEM]])
         self._step("evict.drop")
-        self.mutator.submit(layout.OP_DROP, segment, 0, len(pairs), pairs.ctypes.data)
+        if self.mutator.address(segment):
+            offset = layout.SEGMENT_HEADER_BYTES
+            while offset > 0:  # in steps, so that nobody's put waits for a whole segment
+                offset = self.mutator.submit(layout.OP_DROP, segment, offset, DROP_AT_ONCE)
+        else:
+            pairs = np.ascontiguousarray(self.records(segment)[:-1, [ROW_PLACE, ROW_ITEM]])
+            self.mutator.submit(layout.OP_DROP, segment, 0, len(pairs), pairs.ctypes.data)
         self.policies[self._number(segment)].discard(segment)
         return True
 

@@ -26,7 +26,7 @@ TICK_S = 0.5
 LIVENESS_S = 1.0
 PROMOTE_S = 0.1
 # Free segments that the policy thread tries to keep per arena, beyond the reserve.
-FREE_AHEAD = 2
+FREE_AHEAD = 6
 # Segments reserved before the store says that it is ready; the others follow in the background.
 BACKED_AT_START = 3
 # At most this many bytes are promoted per round, so that reads keep the device.

@@ -18,10 +18,11 @@ from .codes import WAIT_TIMED_OUT
 from .errors import Closed, Full, PeerLost, TierstoreError
 from .native import kernels
 from .pintype import pin_type
-from .region import PAGE_BYTES, Mapping, make_private, round_up, try_lock, unlock
+from .region import PAGE_BYTES, Mapping, make_private, populate, round_up, try_lock, unlock
 from .steps import Trap
 
 LEASE_WAIT_S = 20.0
+LEASE_POLL_S = 0.002
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ class Session:
         self._request_memory[words.Q_TRAP // 8] = self.x + words.X_TRAP
         self.leases: dict[tuple[int, int], Lease] = {}
         self.closed = False
+        self._entered: set[int] = set()
         self._map(grant)
         self.version = self._get(self.slot_address + layout.P_NONCE)
 
@@ -235,7 +237,7 @@ class Session:
     def take_lease(self, alive: Callable[[], None], pool: int, kind: int, arena: int = 0) -> Lease:
         """A fresh segment, waiting up to LEASE_WAIT_S for the daemon to make room. Raises Full."""
         deadline = time.monotonic() + LEASE_WAIT_S
-        pause_s = 0.0005
+        pause_s = 0.0002
         while True:
             segment = self.submit(alive, layout.OP_LEASE, arena, pool, kind)
             if segment >= 0:
@@ -247,7 +249,7 @@ class Session:
             if time.monotonic() > deadline:
                 raise self._full(segment, pool)
             time.sleep(pause_s)
-            pause_s = min(pause_s * 1.5, 0.02)
+            pause_s = min(pause_s * 1.5, LEASE_POLL_S)
 
     def _full(self, result: int, pool: int) -> Full:
         if result == layout.RESULT_QUOTA:
@@ -260,6 +262,10 @@ class Session:
         if self.writable[segment] == 0:
             info = self.grant.arenas[arena]
             self._fill(self.writable, info, self.grant.write_fds[arena], writable=True)
+        if segment not in self._entered:
+            # Faulting page by page while copying would cost five times as much.
+            self._entered.add(segment)
+            populate(int(self.writable[segment]), self.grant.segment_bytes, writable=True)
         memory = np.zeros(words.LEASE_BYTES // 8, "<u8")
         word = self._get(self.control.address + layout.CONTROL_HEADER_BYTES + segment * layout.SEGMENT_ENTRY_BYTES)
         memory[words.L_SEGMENT // 8] = segment

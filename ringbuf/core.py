@@ -734,6 +734,37 @@ def drop_segment(d, segment, records, total):
 
 
 @helper
+def drop_range(d, segment, offset, limit):
+    """Withdraw the live records of a mapped segment from ``offset`` on, at most ``limit``; where to go on, 0 at the end."""
+    start, room = load(load(d + D_ADDRESSES) + 8 * segment), load(d + D_SEGMENT_BYTES)
+    word = load(entry_of(d, segment) + S_WORD)
+    if state_of(word) != STATE_SEALED or start == 0:
+        return 0
+    seen, dropped = 0, 0
+    while offset + RECORD_HEADER_BYTES <= room and seen < limit:
+        head = start + offset
+        length = sound_length(head, word & GENERATION_MASK, room - offset)
+        if length == 0:
+            offset = room
+            break
+        published = load(head + R_PUBLISHED)
+        if load(head + R_LENGTH) > 0 and published != 0 and published & DEAD == 0:
+            place = load(head + R_KEY_HASH)
+            address = find_exact(load(d + D_INDEX), load(d + D_MASK), place, item_of(place, segment, offset))
+            if address != 0:
+                store32(load(d + D_GHOST) + 4 * (place & load(d + D_GHOST_MASK)), shift_right(place, 32))
+                tally(d, COUNT_DROPPED_BYTES, length)
+                remove(d, place, address)
+                step(d + D_TRAP, DROP_WITHDRAWN)
+                bury(d, segment, offset, length)
+                dropped += 1
+        offset += length
+        seen += 1
+    tally(d, COUNT_DROPPED, dropped)
+    return offset if offset + RECORD_HEADER_BYTES <= room else 0
+
+
+@helper
 def reap(d, slot):
     """A client is gone: seal its leases, clear its pins, free its slot. Idempotent."""
     for segment in range(load(d + D_SEGMENT_COUNT)):
@@ -798,7 +829,7 @@ def carry_out(d, slot, operation, segment, offset, end, argument):
     if operation == OP_RELINK:
         return relink(d, segment, offset, end, argument)
     if operation == OP_DROP:
-        return drop_segment(d, segment, argument, end)
+        return drop_segment(d, segment, argument, end) if argument != 0 else drop_range(d, segment, offset, end)
     if operation == OP_RETIRE:
         retire(d, segment)
         return 1

@@ -23,6 +23,7 @@ import fcntl
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -30,6 +31,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+log = logging.getLogger("tierstore")
 
 METH_FASTCALL = 0x0080
 _INT = "int64"
@@ -172,7 +175,10 @@ def _build_once(modules: list[str], folder: Path) -> list[dict[str, Any]] | Simp
     with open(folder.parent / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         manifest = _read_manifest(folder)
-        return manifest if manifest is not None else _compile(modules, folder)
+        if manifest is None:
+            log.info("compiling %s; this happens once on a machine and takes some seconds", ", ".join(modules))
+            return _compile(modules, folder)
+        return manifest
 
 
 def _compile(modules: list[str], folder: Path) -> list[dict[str, Any]] | SimpleNamespace:

@@ -16,7 +16,7 @@ from . import layout
 from .arena import Arena
 from .counters import CLIENT, DAEMON
 from .errors import ConfigError, PeerLost
-from .native import kernels
+from .native import daemon_kernels
 from .recovery import Recovery, finish, recover
 from .steps import Trap
 from .region import PAGE_BYTES, Mapping, create_file, lock_holder, reserve, round_up, try_lock
@@ -42,7 +42,7 @@ class Mutator:
     def __init__(self, folder: str, arenas: Sequence[Arena], segment_bytes: int, slot_count: int,
                  quotas: Sequence[int] = ()):
         self.folder, self.arenas, self.segment_bytes, self.slot_count = folder, list(arenas), segment_bytes, slot_count
-        self.native = kernels()
+        self.native = daemon_kernels()
         self.trap = Trap()
         self._submitting = threading.Lock()
         self._thread: threading.Thread | None = None

@@ -1,18 +1,24 @@
-"""The compiled kernels of this package, loaded once per process."""
+"""The compiled kernels of this package, loaded once per process: a client's, and those that only a daemon needs."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from types import SimpleNamespace
 
 from .jit import load
 
-MODULES = [f"tierstore.ringbuf.{name}" for name in ("xxh3", "records", "reader", "writer", "core", "survey", "mover")]
-_loaded: SimpleNamespace | None = None
+CLIENT_MODULES = [f"tierstore.ringbuf.{name}" for name in ("xxh3", "records", "reader", "writer")]
+DAEMON_MODULES = [f"tierstore.ringbuf.{name}" for name in ("core", "survey", "mover")]
 
 
+@lru_cache(maxsize=1)
 def kernels() -> SimpleNamespace:
-    """All kernels as builtins; compiles them on the first call on a machine."""
-    global _loaded
-    if _loaded is None:
-        _loaded = load(MODULES)
-    return _loaded
+    """A client's kernels as builtins; compiles them on the first call on a machine (about 6 s)."""
+    return load(CLIENT_MODULES)
+
+
+@lru_cache(maxsize=1)
+def daemon_kernels() -> SimpleNamespace:
+    """A client's kernels and the daemon's (about 10 s more on the first call on a machine)."""
+    client, daemon = kernels(), load(DAEMON_MODULES)
+    return SimpleNamespace(**{**vars(client), **vars(daemon), "_alive": [client, daemon]})
