@@ -58,7 +58,7 @@ class Engine:
         self.started = time.time()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._own_slots: set[int] = set()
+        self.held_slots: set[int] = set()  # of this process, or with an open connection
         self._unbacked: list[int] = []
         self._hits_when_aged = 0
         self._next_check = self._next_promotion = 0.0
@@ -164,9 +164,12 @@ class Engine:
             self.cascade.age()
 
     def reap_dead(self) -> None:
-        """Take back what killed clients held: their locks are gone, the kernel says so."""
+        """Take back what killed clients held: their locks are gone, the kernel says so.
+
+        A slot whose connection is open is left alone: its client may not have taken the lock yet.
+        """
         for slot in list(self.mutator.active_slots()):
-            if slot not in self._own_slots and lock_holder(self.mutator.locks_fd, slot) == 0:
+            if slot not in self.held_slots and lock_holder(self.mutator.locks_fd, slot) == 0:
                 self.mutator.submit(layout.OP_REAP, offset=slot)
 
     # --- clients ------------------------------------------------------------------------------------------------------------
@@ -180,14 +183,14 @@ class Engine:
             slot = mutator.claim_slot(pid)
         if slot < 0:
             raise Full(f"all {mutator.slot_count - 1} client slots are taken; close clients or raise `clients`")
-        if own:
-            self._own_slots.add(slot)
+        self.held_slots.add(slot)
         arenas = [ArenaInfo(a.kind, a.first, a.segment_count, a.path) for a in mutator.arenas]
         reading = [os.open(a.path, os.O_RDONLY | os.O_CLOEXEC) if a.mapped else open_direct(a.path, os.O_RDONLY)
                    for a in mutator.arenas]
         writing = [os.open(a.path, os.O_RDWR | os.O_CLOEXEC) if a.mapped else -1 for a in mutator.arenas]
+        nonce = mutator._get(mutator.slot_address(slot) + layout.P_NONCE)
         return Grant(
-            slot=slot, slot_count=mutator.slot_count, segment_bytes=mutator.segment_bytes,
+            slot=slot, nonce=nonce, slot_count=mutator.slot_count, segment_bytes=mutator.segment_bytes,
             segment_count=mutator.segment_count, epoch=mutator.epoch, index_bytes=mutator.index_bytes, arenas=arenas,
             control_fd=os.open(os.path.join(folder, "control"), os.O_RDONLY | os.O_CLOEXEC),
             clients_fd=os.open(os.path.join(folder, "clients"), os.O_RDWR | os.O_CLOEXEC),
@@ -197,7 +200,7 @@ class Engine:
 
     def leave(self, slot: int) -> None:
         """A client said goodbye; its pins may outlive it, so the slot goes only when its lock does."""
-        self._own_slots.discard(slot)
+        self.held_slots.discard(slot)
 
     # --- end ----------------------------------------------------------------------------------------------------------------
 

@@ -43,6 +43,7 @@ class Grant:
     """
 
     slot: int
+    nonce: int
     slot_count: int
     segment_bytes: int
     segment_count: int
@@ -161,6 +162,9 @@ class Session:
         self.clients = Mapping(grant.clients_fd, clients_bytes, writable=True)
         self.slot_address = self.clients.address + layout.CLIENTS_HEADER_BYTES + grant.slot * stride
         self.slot_stride = stride
+        if self._get(self.slot_address + layout.P_NONCE) != grant.nonce or (
+                self._get(self.slot_address + layout.P_STATE) != layout.SLOT_ACTIVE):
+            raise PeerLost(f"slot {grant.slot} was given away before this process had locked it; connect again")
         self.addresses = np.zeros(grant.segment_count, "<u8")
         self.writable = np.zeros(grant.segment_count, "<u8")
         self.kinds = np.zeros(grant.segment_count, "u1")

@@ -12,6 +12,7 @@ from typing import Any
 from tierstore.cache.embedded import open_embedded
 from tierstore.cache.store import Store
 from tierstore.ringbuf.client import ArenaInfo, Grant, Session
+from tierstore.ringbuf.native import kernels
 from tierstore.ringbuf.errors import Closed, ConfigError, PeerLost
 
 from . import protocol
@@ -144,6 +145,7 @@ def connect(path: str | None = None) -> Store:
         if named:
             raise
         return open()
+    kernels()  # may take seconds the first time; a slot is asked for after that
     grant, pools = control.hello()
     return Store(Session(grant), control, pools)
 

@@ -44,6 +44,7 @@ class Daemon:
         self._selector = selectors.DefaultSelector()
         self._connections: dict[int, tuple[socket.socket, protocol.Decoder]] = {}
         self._numbers = 0
+        self._slots: dict[int, list[int]] = {}  # connection -> slots granted over it
         self._done: queue.SimpleQueue[node.Finished] = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._workers = ThreadPoolExecutor(WORKERS, "tierstore-call")
@@ -155,6 +156,7 @@ class Daemon:
             frame = protocol.encode(protocol.ERROR, admit.request, protocol.error_body(error))
             self._send(admit.connection, frame)
             return
+        self._slots.setdefault(admit.connection, []).append(grant.slot)
         body = dataclasses.asdict(grant)
         for name in ("control_fd", "clients_fd", "index_fd", "locks_fd", "arena_fds", "write_fds"):
             del body[name]
@@ -187,6 +189,8 @@ class Daemon:
 
     def _hang(self, number: int) -> None:
         entry = self._connections.pop(number, None)
+        for slot in self._slots.pop(number, []):
+            self.engine.leave(slot)
         if entry is not None:
             self._selector.unregister(entry[0])
             entry[0].close()
