@@ -40,7 +40,9 @@ class Appender:
         session = self.session
         lease = session.leases.get((pool, kind))
         if lease is not None:
-            if lease.next + size <= session.grant.segment_bytes and session.native.lease_enter(session.x, lease.address):
+            if lease.next + size <= session.grant.segment_bytes and session.native.lease_enter(
+                session.x, lease.address
+            ):
                 return lease
             self.retire(lease)
         lease = session.take_lease(self.alive, pool, kind)
@@ -85,8 +87,9 @@ class Appender:
                     reached += self._put_odd(items[reached], first == lease.next, pool, kind, expiry_ms, lease)
                 position = reached
 
-    def _put_odd(self, item: tuple[str, Any], nothing_fitted: bool, pool: int, kind: int, expiry_ms: int,
-                 lease: Lease) -> int:
+    def _put_odd(
+        self, item: tuple[str, Any], nothing_fitted: bool, pool: int, kind: int, expiry_ms: int, lease: Lease
+    ) -> int:
         """The value the kernel stopped at: a bad key, a full segment, or a value larger than a segment."""
         raw = check_key(item[0])
         size = memoryview(item[1]).nbytes
@@ -116,8 +119,10 @@ class Appender:
             return
         result = self.session.submit(self.alive, layout.OP_PUBLISH, lease.segment, first, lease.next)
         if result == layout.RESULT_INDEX_FULL:
-            raise Full("the index has no room for another key; delete objects, use larger values, or configure a larger "
-                       "store (the index is sized by its capacity)")
+            raise Full(
+                "the index has no room for another key; delete objects, use larger values, or configure a larger "
+                "store (the index is sized by its capacity)"
+            )
         if result < 0:
             raise CorruptionError(f"segment {lease.segment}", first, "a publishable record", f"refusal {result}")
 
@@ -135,10 +140,33 @@ class Appender:
         at = ctypes.addressof(request)
         flush = int(session.kinds[lease.segment]) == layout.KIND_PMEM
         _REQUEST.pack_into(
-            request, 0, target, length, generation, block.place, block.version, block.key_at, len(block.key), block.kind,
-            layout.CODEC_RAW, block.index, block.count, block.expiry_ms, block.value_bytes, block.rows, lease.pool,
-            lease.kind, block.schema_bytes, block.object_bytes, block.object_rows, block.value_bytes,
-            block.payload_bytes, ctypes.addressof(block.pieces), block.piece_count, flush)
+            request,
+            0,
+            target,
+            length,
+            generation,
+            block.place,
+            block.version,
+            block.key_at,
+            len(block.key),
+            block.kind,
+            layout.CODEC_RAW,
+            block.index,
+            block.count,
+            block.expiry_ms,
+            block.value_bytes,
+            block.rows,
+            lease.pool,
+            lease.kind,
+            block.schema_bytes,
+            block.object_bytes,
+            block.object_rows,
+            block.value_bytes,
+            block.payload_bytes,
+            ctypes.addressof(block.pieces),
+            block.piece_count,
+            flush,
+        )
         _TRAP.pack_into(request, words.Q_TRAP, session.x + words.X_TRAP)
         session.native.append(at)
         session.count(words.COUNT_BYTES_PUT, block.payload_bytes)
@@ -153,14 +181,35 @@ assert _REQUEST.size == words.Q_FLUSH + 8
 class Block:
     """One block about to be appended."""
 
-    __slots__ = ("count", "expiry_ms", "index", "key", "key_at", "kind", "object_bytes", "object_rows", "payload",
-                 "payload_bytes", "piece_count", "pieces", "place", "rows", "schema_bytes", "value_bytes", "version")
+    __slots__ = (
+        "count",
+        "expiry_ms",
+        "index",
+        "key",
+        "key_at",
+        "kind",
+        "object_bytes",
+        "object_rows",
+        "payload",
+        "payload_bytes",
+        "piece_count",
+        "pieces",
+        "place",
+        "rows",
+        "schema_bytes",
+        "value_bytes",
+        "version",
+    )
 
     def __init__(self, writer: ObjectWriter, index: int, payload: Payload):
         self.key, self.key_at, self.version = writer.key, writer.key_at, writer.version
         self.index, self.place, self.expiry_ms, self.payload = index, writer.place(index), writer.expiry_ms, payload
         self.kind, self.rows, self.pieces, self.piece_count = (
-            payload.kind, payload.rows, payload.pieces, payload.piece_count)
+            payload.kind,
+            payload.rows,
+            payload.pieces,
+            payload.piece_count,
+        )
         self.payload_bytes, self.value_bytes = payload.padded_bytes, payload.value_bytes
         self.schema_bytes, self.count, self.object_bytes, self.object_rows = payload.schema_bytes, 0, 0, 0
 
@@ -182,8 +231,9 @@ class ObjectWriter:
     back with its segments.
     """
 
-    def __init__(self, appender: Appender, key: str, pool: int, kind: int, expiry_ms: int,
-                 schema: pa.Schema | None = None):
+    def __init__(
+        self, appender: Appender, key: str, pool: int, kind: int, expiry_ms: int, schema: pa.Schema | None = None
+    ):
         session = appender.session
         self.appender, self.key = appender, check_key(key)
         self.pool, self.kind, self.expiry_ms = pool, kind, expiry_ms
@@ -281,8 +331,10 @@ class ObjectWriter:
             whole = np.frombuffer(cut(payload), "u1")
             kind, base, total = layout.KIND_STREAM_PIECE, int(whole.ctypes.data), len(whole)
         else:
-            raise RowTooLarge(f"one row of key {self.key.decode()!r:.60} does not fit a segment of "
-                              f"{self.appender.room} bytes: put the table whole, or configure larger segments")
+            raise RowTooLarge(
+                f"one row of key {self.key.decode()!r:.60} does not fit a segment of "
+                f"{self.appender.room} bytes: put the table whole, or configure larger segments"
+            )
         step = (self.appender.room - layout.RECORD_HEADER_BYTES - len(self.key) - 256) & ~63
         for start in range(0, total, step):
             rows = payload.rows if start + step >= total else 0
@@ -323,8 +375,10 @@ class ObjectWriter:
                 raise Full("the index has no room for another block; delete objects or configure a larger store")
             if result < 1:
                 self.abort()
-                raise PeerLost(f"the daemon refused to publish {self.key.decode()!r:.60} ({result}): it took the lease "
-                               "back, or restarted and lost it; put again")
+                raise PeerLost(
+                    f"the daemon refused to publish {self.key.decode()!r:.60} ({result}): it took the lease "
+                    "back, or restarted and lost it; put again"
+                )
         session.count(words.COUNT_PUTS, 1)
         self._finish()
 

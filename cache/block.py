@@ -130,8 +130,15 @@ class Encoder:
             count += frame.relayout(ctypes.addressof(pieces) + 16 * count)
             size += pieces[2 * count + 1]
         pieces[2 * count], pieces[2 * count + 1] = _END_OF_STREAM.address, _END_OF_STREAM.size
-        return Payload(layout.KIND_STREAM, sum(batch.num_rows for batch in batches), pieces, count + 1,
-                       size + _padded(_END_OF_STREAM.size), 0, [frames, batches])
+        return Payload(
+            layout.KIND_STREAM,
+            sum(batch.num_rows for batch in batches),
+            pieces,
+            count + 1,
+            size + _padded(_END_OF_STREAM.size),
+            0,
+            [frames, batches],
+        )
 
     def _begin(self, root: bool, buffers: int) -> tuple[Any, int]:
         """Room for the pieces; a root's begin with the schema."""
@@ -140,8 +147,9 @@ class Encoder:
             pieces[0], pieces[1] = self._message_at, self.message_bytes
         return pieces, 1 if root else 0
 
-    def _payload(self, batch: pa.RecordBatch, root: bool, pieces: Any, first: int, count: int,
-                 alive: list[Any]) -> Payload:
+    def _payload(
+        self, batch: pa.RecordBatch, root: bool, pieces: Any, first: int, count: int, alive: list[Any]
+    ) -> Payload:
         schema_bytes = _padded(self.message_bytes) if root else 0
         size = pieces[2 * (first + count) + 1] + schema_bytes
         return Payload(layout.KIND_BATCH, batch.num_rows, pieces, first + count, size, schema_bytes, alive)
@@ -199,7 +207,8 @@ class _Frame:
     def __init__(self, metadata: bytes):
         size = len(metadata)
         self._frame = ctypes.create_string_buffer(
-            b"\xff\xff\xff\xff" + size.to_bytes(4, "little") + metadata, _padded(8 + size))
+            b"\xff\xff\xff\xff" + size.to_bytes(4, "little") + metadata, _padded(8 + size)
+        )
         self.buffers: list[pa.Buffer] = []
         self._size = 8 + size
         self.is_batch = _kernels().buffer_count(ctypes.addressof(self._frame)) >= 0

@@ -118,11 +118,10 @@ class Cascade:
         """Free one segment of an arena (of a pool): compact, demote, or drop. False if nothing may go."""
         if pool is None and self._compact(number, COMPACT_SHARE):
             return True
-        policy, names = self.policies[number], []
-        first = pool if pool is not None else policy.fullest_pool()
-        names = [first] if pool is not None else sorted(policy.pools, key=lambda p: -len(policy.pools[p]))
-        for name in names:
-            if name is not None and self._push_out(number, name, depth):
+        policy = self.policies[number]
+        fullest_first = sorted(policy.pools, key=lambda name: -len(policy.pools[name]))
+        for name in fullest_first if pool is None else [pool]:
+            if self._push_out(number, name, depth):
                 return True
         return self._compact(number, COMPACT_SHARE_KEEP)
 
@@ -131,8 +130,11 @@ class Cascade:
         lower = self.slower(number)
         for _ in range(4):
             segment = self.policies[number].victim(
-                pool, self._warmth, self._cool,
-                lambda s: bool(lower) or self.mutator.segment_field(s, layout.S_CLASS) == layout.CLASS_CACHE)
+                pool,
+                self._warmth,
+                self._cool,
+                lambda s: bool(lower) or self.mutator.segment_field(s, layout.S_CLASS) == layout.CLASS_CACHE,
+            )
             if segment is None:
                 return False
             self._step("evict.chosen")
@@ -226,8 +228,18 @@ class Cascade:
             begin, first = target.offset, position
             flush = int(target.arena.kind == layout.KIND_PMEM)
             position = self.mutator.native.copy_records(
-                target.address, begin, self.mutator.segment_bytes, image, rows.ctypes.data, first, total,
-                self.mutator.generation(target.segment), kind, flush, ctypes.addressof(self._hash_state))
+                target.address,
+                begin,
+                self.mutator.segment_bytes,
+                image,
+                rows.ctypes.data,
+                first,
+                total,
+                self.mutator.generation(target.segment),
+                kind,
+                flush,
+                ctypes.addressof(self._hash_state),
+            )
             target.offset = int(rows[total, 0])
             moved += target.offset - begin
             self._step("move.copied")

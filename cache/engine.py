@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from tierstore.ringbuf import core_state, layout
 from tierstore.ringbuf.arena import Arena, open_direct
@@ -51,8 +50,9 @@ class Engine:
     def __init__(self, config: EngineConfig):
         self.config = config
         self.pools = {name: number for number, name in enumerate(config.pools)}
-        self.mutator = Mutator(config.folder, config.arenas, config.segment_bytes, config.slot_count,
-                               list(config.pools.values()))
+        self.mutator = Mutator(
+            config.folder, config.arenas, config.segment_bytes, config.slot_count, list(config.pools.values())
+        )
         self.cascade = Cascade(self.mutator)
         self.turn = threading.RLock()
         self.started = time.time()
@@ -88,8 +88,13 @@ class Engine:
             usable = segment - arena.first
             if usable < 2:
                 raise
-            log.warning("%s is full: the %s tier uses %d of %d segments; free room there and restart", arena.path,
-                        arena.name, usable, arena.segment_count)
+            log.warning(
+                "%s is full: the %s tier uses %d of %d segments; free room there and restart",
+                arena.path,
+                arena.name,
+                usable,
+                arena.segment_count,
+            )
             return
         self.mutator.submit(layout.OP_BACKED, segment)
 
@@ -185,18 +190,29 @@ class Engine:
             raise Full(f"all {mutator.slot_count - 1} client slots are taken; close clients or raise `clients`")
         self.held_slots.add(slot)
         arenas = [ArenaInfo(a.kind, a.first, a.segment_count, a.path) for a in mutator.arenas]
-        reading = [os.open(a.path, os.O_RDONLY | os.O_CLOEXEC) if a.mapped else open_direct(a.path, os.O_RDONLY)
-                   for a in mutator.arenas]
+        reading = [
+            os.open(a.path, os.O_RDONLY | os.O_CLOEXEC) if a.mapped else open_direct(a.path, os.O_RDONLY)
+            for a in mutator.arenas
+        ]
         writing = [os.open(a.path, os.O_RDWR | os.O_CLOEXEC) if a.mapped else -1 for a in mutator.arenas]
         nonce = mutator._get(mutator.slot_address(slot) + layout.P_NONCE)
         return Grant(
-            slot=slot, nonce=nonce, slot_count=mutator.slot_count, segment_bytes=mutator.segment_bytes,
-            segment_count=mutator.segment_count, epoch=mutator.epoch, index_bytes=mutator.index_bytes, arenas=arenas,
+            slot=slot,
+            nonce=nonce,
+            slot_count=mutator.slot_count,
+            segment_bytes=mutator.segment_bytes,
+            segment_count=mutator.segment_count,
+            epoch=mutator.epoch,
+            index_bytes=mutator.index_bytes,
+            arenas=arenas,
             control_fd=os.open(os.path.join(folder, "control"), os.O_RDONLY | os.O_CLOEXEC),
             clients_fd=os.open(os.path.join(folder, "clients"), os.O_RDWR | os.O_CLOEXEC),
             index_fd=os.open(os.path.join(folder, f"index-{mutator.epoch}"), os.O_RDONLY | os.O_CLOEXEC),
             # Never another descriptor of the lock file here: closing one would drop the daemon's own lock.
-            locks_fd=-1 if own else mutator.locks_fd, arena_fds=reading, write_fds=writing)
+            locks_fd=-1 if own else mutator.locks_fd,
+            arena_fds=reading,
+            write_fds=writing,
+        )
 
     def leave(self, slot: int) -> None:
         """A client said goodbye; its pins may outlive it, so the slot goes only when its lock does."""

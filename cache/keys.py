@@ -13,8 +13,11 @@ def check_key(key: str) -> bytes:
     try:
         raw = key.encode()
     except UnicodeEncodeError as error:
-        raise InvalidKey(f"key {key!r:.60} cannot be written in UTF-8: {error.reason}; remove lone surrogates") from None
+        raise InvalidKey(
+            f"key {key!r:.60} cannot be written in UTF-8: {error.reason}; remove lone surrogates"
+        ) from None
     if not 0 < len(raw) <= KEY_BYTES_MAX:
-        raise InvalidKey(f"key {key!r:.60} has {len(raw)} bytes; allowed are 1 to {KEY_BYTES_MAX}: "
-                         "use a digest of long names")
+        raise InvalidKey(
+            f"key {key!r:.60} has {len(raw)} bytes; allowed are 1 to {KEY_BYTES_MAX}: use a digest of long names"
+        )
     return raw

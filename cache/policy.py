@@ -58,12 +58,9 @@ class Policy:
     def __contains__(self, segment: int) -> bool:
         return segment in self._where
 
-    def fullest_pool(self) -> int | None:
-        """The pool with the most segments here."""
-        return max(self.pools, key=lambda pool: len(self.pools[pool]), default=None)
-
-    def victim(self, pool: int, warmth: Callable[[int], float], cool: Callable[[int], None],
-               movable: Callable[[int], bool]) -> int | None:
+    def victim(
+        self, pool: int, warmth: Callable[[int], float], cool: Callable[[int], None], movable: Callable[[int], bool]
+    ) -> int | None:
         """The next segment to leave; passes warm ones on. At most two rounds over the rings.
 
         warmth: share of a segment's live bytes that was read since it was last cooled. cool: clear its marks.

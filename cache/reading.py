@@ -30,12 +30,36 @@ assert _HEADER.size == layout.RECORD_HEADER_BYTES
 class Found:
     """One block that was found, and what holds it: a pin, or private memory."""
 
-    __slots__ = ("_address", "_session", "block_count", "codec", "expected_hash", "head", "item", "kind", "owner",
-                 "payload_bytes", "schema_bytes", "value_bytes", "version")
+    __slots__ = (
+        "_address",
+        "_session",
+        "block_count",
+        "codec",
+        "expected_hash",
+        "head",
+        "item",
+        "kind",
+        "owner",
+        "payload_bytes",
+        "schema_bytes",
+        "value_bytes",
+        "version",
+    )
 
     def __init__(self, session: Session, fields: tuple[Any, ...]):
-        (self.owner, self.head, self._address, self.payload_bytes, packed, self.block_count, self.schema_bytes,
-         self.value_bytes, self.version, self.item, _) = fields
+        (
+            self.owner,
+            self.head,
+            self._address,
+            self.payload_bytes,
+            packed,
+            self.block_count,
+            self.schema_bytes,
+            self.value_bytes,
+            self.version,
+            self.item,
+            _,
+        ) = fields
         self.kind, self.codec = packed & 0xFF, packed >> 8
         self._session = session
 
@@ -43,12 +67,18 @@ class Found:
         """The payload's bytes. Raises CorruptionError if they are to be checked and are not what was written."""
         if verify and self.head:
             state = (ctypes.c_uint64 * 9)()
-            found = self._session.native.hash_payload(self._address, self.payload_bytes, ctypes.addressof(state)) & _MASK
+            found = (
+                self._session.native.hash_payload(self._address, self.payload_bytes, ctypes.addressof(state)) & _MASK
+            )
             expected = ctypes.c_uint64.from_address(self.head + layout.R_PAYLOAD_HASH).value
             if self.payload_bytes and found != expected:
                 self._session.count(words.COUNT_CORRUPT, 1)
-                raise CorruptionError(f"segment {self.item >> layout.SEGMENT_SHIFT & layout.SEGMENT_MASK}",
-                                      (self.item & layout.GRANULE_MASK) * layout.GRANULE, f"{expected:#x}", f"{found:#x}")
+                raise CorruptionError(
+                    f"segment {self.item >> layout.SEGMENT_SHIFT & layout.SEGMENT_MASK}",
+                    (self.item & layout.GRANULE_MASK) * layout.GRANULE,
+                    f"{expected:#x}",
+                    f"{found:#x}",
+                )
         if self.payload_bytes == 0:
             return pa.py_buffer(b"")
         return pa.foreign_buffer(self._address, self.payload_bytes, self.owner)
@@ -105,8 +135,22 @@ class Reader:
         if length > len(memory) - start:
             memory, start = read_range(fd, base, length)
         payload_at = start + (layout.RECORD_HEADER_BYTES + key_bytes + 63 & ~63)
-        found = Found(self.session, (memory, 0, _address(memory) + payload_at, fields[5], fields[7] | fields[8] << 8,
-                                     fields[10], fields[19], fields[13], found_version, item, fields[14]))
+        found = Found(
+            self.session,
+            (
+                memory,
+                0,
+                _address(memory) + payload_at,
+                fields[5],
+                fields[7] | fields[8] << 8,
+                fields[10],
+                fields[19],
+                fields[13],
+                found_version,
+                item,
+                fields[14],
+            ),
+        )
         self._check(found, arena.path, base, fields[4], place)
         self.session.count(words.COUNT_HITS, 1)
         self.session.count(words.COUNT_READ + arena.kind, fields[5])
@@ -141,5 +185,3 @@ def read_range(fd: int, offset: int, size: int) -> tuple[Any, int]:
     if first + done < offset + size:
         raise CorruptionError(f"descriptor {fd}", first + done, f"{size} bytes at {offset}", "the end of the file")
     return memory, offset - first
-
-

@@ -34,8 +34,13 @@ class Requests:
         self.session = Session(engine.admit(os.getpid(), own=True))
         self._reader = Reader(self.session)
         self.table: dict[str, Callable[..., Any]] = {
-            "keys": self.keys, "info": self.info, "stats": self.stats, "verify": self.verify, "pin": self.pin,
-            "unpin": self.unpin, "flush": self.flush,
+            "keys": self.keys,
+            "info": self.info,
+            "stats": self.stats,
+            "verify": self.verify,
+            "pin": self.pin,
+            "unpin": self.unpin,
+            "flush": self.flush,
         }
 
     def call(self, name: str, arguments: dict[str, Any]) -> Any:
@@ -81,13 +86,16 @@ class Requests:
         expiry = int.from_bytes(head[layout.R_EXPIRY : layout.R_EXPIRY + 8], "little")
         tiers = sorted({arena.name for arena in arenas}, key=layout.KINDS.index)
         return {
-            "key": key, "class": "KEEP" if kind & layout.CLASS_KEEP else "CACHE",
-            "pinned": kind >= layout.CLASS_PINNED_CACHE, "tiers": tiers,
+            "key": key,
+            "class": "KEEP" if kind & layout.CLASS_KEEP else "CACHE",
+            "pinned": kind >= layout.CLASS_PINNED_CACHE,
+            "tiers": tiers,
             "durability": "durable" if all(arena.durable for arena in arenas) else "volatile",
             "kind": "bytes" if root.kind in (layout.KIND_BYTES, layout.KIND_BYTES_PIECE) else "table",
             "bytes": int.from_bytes(head[layout.R_OBJECT_BYTES : layout.R_OBJECT_BYTES + 8], "little"),
             "rows": int.from_bytes(head[layout.R_OBJECT_ROWS : layout.R_OBJECT_ROWS + 8], "little"),
-            "blocks": len(blocks), "expires_unix_s": expiry / 1000 if expiry else None,
+            "blocks": len(blocks),
+            "expires_unix_s": expiry / 1000 if expiry else None,
             "pool": list(self.engine.pools)[int.from_bytes(head[layout.R_POOL : layout.R_POOL + 2], "little")],
         }
 
@@ -125,8 +133,12 @@ class Requests:
         """Move an object's blocks to the first tier that survives power loss."""
         durable = [i for i, arena in enumerate(self.engine.mutator.arenas) if arena.durable]
         if not durable:
-            raise ConfigError("durable", True, "this store has no tier that survives power loss; configure `disk` (or "
-                              "`pmem` on a DAX or disk file system)")
+            raise ConfigError(
+                "durable",
+                True,
+                "this store has no tier that survives power loss; configure `disk` (or "
+                "`pmem` on a DAX or disk file system)",
+            )
         self._move(key, durable, None, f"make {key!r:.60} durable")
 
     def _arenas_of(self, tier: str) -> list[int]:
@@ -183,20 +195,35 @@ class Requests:
             tier["free_segments"] += mutator.free_count(number)
         lookups = clients["hits"] + clients["misses"]
         return {
-            "tiers": tiers, "clients": clients, "daemon": daemon,
+            "tiers": tiers,
+            "clients": clients,
+            "daemon": daemon,
             "hit_rate": clients["hits"] / lookups if lookups else None,
-            "index": {"items": mutator._get(mutator.control.address + layout.C_INDEX_ITEMS),
-                      "bytes": mutator.index_bytes, "slots": mutator.bucket_count * layout.ITEM_COUNT},
-            "pools": self._pools(), "connected": len(list(mutator.active_slots())) - 1,
-            "segment_bytes": mutator.segment_bytes, "uptime_s": time.time() - engine.started, "pid": os.getpid(),
-            "recovered_blocks": engine.recovery.blocks, "lost_keep_blocks": engine.recovery.lost_keep,
-            "store_id": mutator.store_id.hex(), "epoch": mutator.epoch,
+            "index": {
+                "items": mutator._get(mutator.control.address + layout.C_INDEX_ITEMS),
+                "bytes": mutator.index_bytes,
+                "slots": mutator.bucket_count * layout.ITEM_COUNT,
+            },
+            "pools": self._pools(),
+            "connected": len(list(mutator.active_slots())) - 1,
+            "segment_bytes": mutator.segment_bytes,
+            "uptime_s": time.time() - engine.started,
+            "pid": os.getpid(),
+            "recovered_blocks": engine.recovery.blocks,
+            "lost_keep_blocks": engine.recovery.lost_keep,
+            "store_id": mutator.store_id.hex(),
+            "epoch": mutator.epoch,
         }
 
     def _pools(self) -> dict[str, Any]:
         used = self.engine.mutator._pools
-        return {name: {"used_bytes": int(used[number]) * self.engine.mutator.segment_bytes,
-                       "quota_bytes": self.engine.config.pools[name]} for name, number in self.engine.pools.items()}
+        return {
+            name: {
+                "used_bytes": int(used[number]) * self.engine.mutator.segment_bytes,
+                "quota_bytes": self.engine.config.pools[name],
+            }
+            for name, number in self.engine.pools.items()
+        }
 
     # --- verification ---------------------------------------------------------------------------------------------------------
 
@@ -213,8 +240,13 @@ class Requests:
         states = [mutator.state(segment) for segment in range(mutator.segment_count)]
         counts = {name: states.count(state) for state, name in enumerate(layout.STATE_NAMES)}
         ring = sum(mutator.free_count(number) for number in range(len(mutator.arenas)))
-        return {"ok": not problems, "problems": problems, "segments": counts, "free_ring": ring,
-                "blocks": mutator._get(mutator.control.address + layout.C_INDEX_ITEMS)}
+        return {
+            "ok": not problems,
+            "problems": problems,
+            "segments": counts,
+            "free_ring": ring,
+            "blocks": mutator._get(mutator.control.address + layout.C_INDEX_ITEMS),
+        }
 
     def _check_segments(self, payloads: bool) -> list[str]:
         mutator, problems, items = self.engine.mutator, [], 0
@@ -232,8 +264,10 @@ class Requests:
             mutator.native.check(mutator.core, segment, self._image(segment, image), ctypes.addressof(out))
             items += out[0]
             if (out[0], out[1]) != (count, size):
-                problems.append(f"segment {segment} ({layout.STATE_NAMES[state]}) counts {count} blocks of {size} bytes; "
-                                f"the index has {out[0]} of {out[1]}")
+                problems.append(
+                    f"segment {segment} ({layout.STATE_NAMES[state]}) counts {count} blocks of {size} bytes; "
+                    f"the index has {out[0]} of {out[1]}"
+                )
             if out[2]:
                 problems.append(f"segment {segment}: {out[2]} blocks are in the index though dead or unpublished")
             if payloads:
@@ -243,8 +277,10 @@ class Requests:
             problems.append(f"the index holds {indexed} items, the segments {items}")
         for number, arena in enumerate(mutator.arenas):
             if free[number] != mutator.free_count(number):
-                problems.append(f"{arena.name} arena {number}: {free[number]} segments are free, the ring holds "
-                                f"{mutator.free_count(number)}")
+                problems.append(
+                    f"{arena.name} arena {number}: {free[number]} segments are free, the ring holds "
+                    f"{mutator.free_count(number)}"
+                )
         return problems
 
     def _image(self, segment: int, image: SegmentImage) -> int:
@@ -277,7 +313,12 @@ def _segment(block: Found) -> int:
 
 
 def _new_tier(kind: int, clients: dict[str, int]) -> dict[str, Any]:
-    return {"capacity_bytes": 0, "live_bytes": 0, "blocks": 0, "free_segments": 0, "paths": [],
-            "bytes_read": clients[f"{layout.KINDS[kind]}_bytes_read"], "segments": dict.fromkeys(layout.STATE_NAMES, 0)}
-
-
+    return {
+        "capacity_bytes": 0,
+        "live_bytes": 0,
+        "blocks": 0,
+        "free_segments": 0,
+        "paths": [],
+        "bytes_read": clients[f"{layout.KINDS[kind]}_bytes_read"],
+        "segments": dict.fromkeys(layout.STATE_NAMES, 0),
+    }

@@ -63,8 +63,16 @@ class Store:
 
     # --- writing ------------------------------------------------------------------------------------------------------------
 
-    def put(self, key: str, data: pa.Table | pa.RecordBatch, *, keep: bool = False, ttl: float | None = None,
-            pool: str = "default", durable: bool = False) -> str:
+    def put(
+        self,
+        key: str,
+        data: pa.Table | pa.RecordBatch,
+        *,
+        keep: bool = False,
+        ttl: float | None = None,
+        pool: str = "default",
+        durable: bool = False,
+    ) -> str:
         """Store a table or record batch under a key, replacing what was there.
 
         keep:     must not be lost while the store lives (KEEP); else it may be evicted at any time (CACHE).
@@ -89,14 +97,28 @@ class Store:
             raise
         return self._acknowledge(key, durable)
 
-    def put_bytes(self, key: str, value: Any, *, keep: bool = False, ttl: float | None = None, pool: str = "default",
-                  durable: bool = False) -> str:
+    def put_bytes(
+        self,
+        key: str,
+        value: Any,
+        *,
+        keep: bool = False,
+        ttl: float | None = None,
+        pool: str = "default",
+        durable: bool = False,
+    ) -> str:
         """Store bytes (any buffer) under a key; arguments, result and errors as for put()."""
         self.put_many([(key, value)], keep=keep, ttl=ttl, pool=pool)
         return self._acknowledge(key, durable)
 
-    def put_many(self, items: Mapping[str, Any] | Iterable[tuple[str, Any]], *, keep: bool = False,
-                 ttl: float | None = None, pool: str = "default") -> None:
+    def put_many(
+        self,
+        items: Mapping[str, Any] | Iterable[tuple[str, Any]],
+        *,
+        keep: bool = False,
+        ttl: float | None = None,
+        pool: str = "default",
+    ) -> None:
         """Store many byte values, in order; each becomes visible by itself. Cost: below 1 us for 4 KiB each."""
         self._check_open()
         pairs = list(items.items()) if isinstance(items, Mapping) else list(items)
@@ -113,8 +135,9 @@ class Store:
         self._appender.put_values(pairs, number, kind, expiry)
 
     @contextlib.contextmanager
-    def writer(self, key: str, schema: pa.Schema, *, keep: bool = False, ttl: float | None = None,
-               pool: str = "default") -> Iterator[StreamWriter]:
+    def writer(
+        self, key: str, schema: pa.Schema, *, keep: bool = False, ttl: float | None = None, pool: str = "default"
+    ) -> Iterator[StreamWriter]:
         """Write an object batch by batch; nothing is visible until the block ends, and nothing at all if it raises."""
         stream = StreamWriter(self._writer(key, schema, keep, ttl, pool), schema)
         try:
@@ -355,8 +378,10 @@ def _batches(data: pa.Table | pa.RecordBatch) -> list[pa.RecordBatch]:
     if isinstance(data, pa.RecordBatch):
         return [data]
     if not isinstance(data, pa.Table):
-        raise TypeError(f"put() takes a pyarrow Table or RecordBatch, not {type(data).__name__}; "
-                        "bytes go to put_bytes(), pandas frames through pyarrow.Table.from_pandas()")
+        raise TypeError(
+            f"put() takes a pyarrow Table or RecordBatch, not {type(data).__name__}; "
+            "bytes go to put_bytes(), pandas frames through pyarrow.Table.from_pandas()"
+        )
     batches = list(data.to_batches())
     if len(batches) > 1 and data.nbytes // len(batches) < SMALL_CHUNK_BYTES:
         batches = list(data.combine_chunks().to_batches())
@@ -379,4 +404,3 @@ def _close_all() -> None:
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
 atexit.register(_close_all)
-

@@ -96,18 +96,28 @@ class Arena:
         if fields is None:
             raise CorruptionError(self.path, 0, "a superblock of tierstore", "none with a valid checksum")
         if fields["version"] != LAYOUT_VERSION:
-            raise ConfigError(f"{self.name} file {self.path}", f"layout version {fields['version']}",
-                              f"this tierstore reads version {LAYOUT_VERSION}; use the tierstore that wrote it, or "
-                              "remove the file to start empty")
+            raise ConfigError(
+                f"{self.name} file {self.path}",
+                f"layout version {fields['version']}",
+                f"this tierstore reads version {LAYOUT_VERSION}; use the tierstore that wrote it, or "
+                "remove the file to start empty",
+            )
         if (fields["segment_bytes"], fields["segment_count"]) != (self.segment_bytes, self.segment_count):
-            raise ConfigError(f"{self.name} file {self.path}", f"{fields['segment_count']} segments of "
-                              f"{fields['segment_bytes']} bytes", f"configured are {self.segment_count} of "
-                              f"{self.segment_bytes}; give the old size, or remove the file to start empty")
+            raise ConfigError(
+                f"{self.name} file {self.path}",
+                f"{fields['segment_count']} segments of {fields['segment_bytes']} bytes",
+                f"configured are {self.segment_count} of "
+                f"{self.segment_bytes}; give the old size, or remove the file to start empty",
+            )
         if size < self.file_bytes:
             raise CorruptionError(self.path, size, f"{self.file_bytes} bytes", f"a file truncated to {size}")
         if self.kind != KIND_DRAM and fields["store_id"] != store_id and any(store_id):
-            raise ConfigError(f"{self.name} file {self.path}", fields["store_id"].hex(), "the file belongs to "
-                              f"another store ({store_id.hex()} is this one); give another path or remove the file")
+            raise ConfigError(
+                f"{self.name} file {self.path}",
+                fields["store_id"].hex(),
+                "the file belongs to "
+                f"another store ({store_id.hex()} is this one); give another path or remove the file",
+            )
         self.sequence, self.incarnation = fields["sequence"], fields["incarnation"]
 
     def write_superblock(self, store_id: bytes) -> None:
@@ -115,8 +125,17 @@ class Arena:
         from .native import kernels
 
         self.sequence += 1
-        body = _SUPER.pack(SUPER_MAGIC, LAYOUT_VERSION, self.sequence, self.segment_bytes, self.segment_count,
-                           self.kind, store_id, self.incarnation, self.index)
+        body = _SUPER.pack(
+            SUPER_MAGIC,
+            LAYOUT_VERSION,
+            self.sequence,
+            self.segment_bytes,
+            self.segment_count,
+            self.kind,
+            store_id,
+            self.incarnation,
+            self.index,
+        )
         padded = ctypes.create_string_buffer(body.ljust(128, b"\0"), 128)
         state = ctypes.create_string_buffer(128)
         digest = kernels().hash_payload(ctypes.addressof(padded), 128, ctypes.addressof(state)) & (2**64 - 1)
@@ -177,11 +196,19 @@ def read_superblock(path: str) -> dict[str, Any] | None:
             state = ctypes.create_string_buffer(128)
             digest = kernels().hash_payload(ctypes.addressof(padded), 128, ctypes.addressof(state)) & (2**64 - 1)
             magic, version, sequence, segment_bytes, count, kind, store_id, incarnation, index = _SUPER.unpack(
-                raw[:SB_HASH])
+                raw[:SB_HASH]
+            )
             if magic != SUPER_MAGIC or digest != struct.unpack_from("<Q", raw, SB_HASH)[0]:
                 continue
             if best is None or sequence > best["sequence"]:
-                best = {"version": version, "sequence": sequence, "segment_bytes": segment_bytes,
-                        "segment_count": count, "kind": kind, "store_id": store_id, "incarnation": incarnation,
-                        "index": index}
+                best = {
+                    "version": version,
+                    "sequence": sequence,
+                    "segment_bytes": segment_bytes,
+                    "segment_count": count,
+                    "kind": kind,
+                    "store_id": store_id,
+                    "incarnation": incarnation,
+                    "index": index,
+                }
     return best

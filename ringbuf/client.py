@@ -150,7 +150,8 @@ class Session:
 
     def _map(self, grant: Grant) -> None:
         control_bytes = round_up(
-            layout.CONTROL_HEADER_BYTES + grant.segment_count * layout.SEGMENT_ENTRY_BYTES, PAGE_BYTES)
+            layout.CONTROL_HEADER_BYTES + grant.segment_count * layout.SEGMENT_ENTRY_BYTES, PAGE_BYTES
+        )
         row = round_up(grant.segment_count * layout.PIN_BYTES, PAGE_BYTES)
         self.row_offset = layout.SLOT_PAGE_BYTES + layout.RING_BYTES
         stride, access_stride = self.row_offset + row, grant.segment_bytes >> layout.ACCESS_SHIFT
@@ -163,27 +164,37 @@ class Session:
         self.slot_address = self.clients.address + layout.CLIENTS_HEADER_BYTES + grant.slot * stride
         self.slot_stride = stride
         if self._get(self.slot_address + layout.P_NONCE) != grant.nonce or (
-                self._get(self.slot_address + layout.P_STATE) != layout.SLOT_ACTIVE):
+            self._get(self.slot_address + layout.P_STATE) != layout.SLOT_ACTIVE
+        ):
             raise PeerLost(f"slot {grant.slot} was given away before this process had locked it; connect again")
         self.addresses = np.zeros(grant.segment_count, "<u8")
         self.writable = np.zeros(grant.segment_count, "<u8")
         self.kinds = np.zeros(grant.segment_count, "u1")
         self._maps: list[Mapping] = []
         for arena, fd in zip(grant.arenas, grant.arena_fds, strict=True):
-            self.kinds[arena.first:arena.first + arena.segment_count] = arena.kind
+            self.kinds[arena.first : arena.first + arena.segment_count] = arena.kind
             if arena.kind != layout.KIND_DISK:
                 self._fill(self.addresses, arena, fd, writable=False)
         self.kept.items += [self.control, self.clients, self._maps, self.addresses, self._memory]
         self.kept.fds += [grant.control_fd, grant.clients_fd, *grant.arena_fds]
         self.kept.fds += [fd for fd in grant.write_fds if fd >= 0]
-        x = {words.X_CONTROL: self.control.address, words.X_ROW: self.slot_address + self.row_offset,
-             words.X_ACCESS: self.clients.address + access_offset, words.X_ACCESS_STRIDE: access_stride,
-             words.X_ADDRESSES: self.addresses.ctypes.data,
-             words.X_TABLE: self.control.address + layout.CONTROL_HEADER_BYTES, words.X_SLOT: self.slot_address,
-             words.X_CLIENTS: self.clients.address, words.X_PIN_TYPE: id(pin_type()), words.X_OWNER: id(self.kept),
-             words.X_NONE: id(None), words.X_COUNTERS: self.slot_address + layout.P_COUNTERS,
-             words.X_KINDS: self.kinds.ctypes.data, words.X_SEGMENT_BYTES: grant.segment_bytes,
-             words.X_SLOT_NUMBER: grant.slot}
+        x = {
+            words.X_CONTROL: self.control.address,
+            words.X_ROW: self.slot_address + self.row_offset,
+            words.X_ACCESS: self.clients.address + access_offset,
+            words.X_ACCESS_STRIDE: access_stride,
+            words.X_ADDRESSES: self.addresses.ctypes.data,
+            words.X_TABLE: self.control.address + layout.CONTROL_HEADER_BYTES,
+            words.X_SLOT: self.slot_address,
+            words.X_CLIENTS: self.clients.address,
+            words.X_PIN_TYPE: id(pin_type()),
+            words.X_OWNER: id(self.kept),
+            words.X_NONE: id(None),
+            words.X_COUNTERS: self.slot_address + layout.P_COUNTERS,
+            words.X_KINDS: self.kinds.ctypes.data,
+            words.X_SEGMENT_BYTES: grant.segment_bytes,
+            words.X_SLOT_NUMBER: grant.slot,
+        }
         for offset, value in x.items():
             self._memory[offset // 8] = value
         self.map_index(grant.index_fd, grant.index_bytes, grant.epoch)
@@ -194,7 +205,7 @@ class Session:
         self._maps.append(mapping)
         start = mapping.address + layout.ARENA_HEADER_BYTES
         steps = np.arange(arena.segment_count, dtype="<u8") * np.uint64(self.grant.segment_bytes)
-        table[arena.first:arena.first + arena.segment_count] = np.uint64(start) + steps
+        table[arena.first : arena.first + arena.segment_count] = np.uint64(start) + steps
 
     def map_index(self, fd: int, size: int, epoch: int) -> None:
         """Read through this index from now on. The interpreter lock keeps readers out meanwhile."""
@@ -221,8 +232,15 @@ class Session:
 
     # --- messages ----------------------------------------------------------------------------------------------------------
 
-    def submit(self, alive: Callable[[], None], operation: int, segment: int = 0, offset: int = 0, end: int = 0,
-               argument: int = 0) -> int:
+    def submit(
+        self,
+        alive: Callable[[], None],
+        operation: int,
+        segment: int = 0,
+        offset: int = 0,
+        end: int = 0,
+        argument: int = 0,
+    ) -> int:
         """Push one message and wait for its result.
 
         alive: called once a second while waiting; raises if nobody will ever answer.
@@ -231,8 +249,9 @@ class Session:
             if self.closed:
                 raise Closed("this store was closed; open or connect again")
             clients = self.clients.address
-            result = self.native.submit(self.slot_address, clients, operation, segment, offset, end, argument,
-                                        self.x + words.X_TRAP)
+            result = self.native.submit(
+                self.slot_address, clients, operation, segment, offset, end, argument, self.x + words.X_TRAP
+            )
             while result == WAIT_TIMED_OUT:
                 alive()
                 result = self.native.await_result(self.slot_address, clients)
@@ -257,10 +276,14 @@ class Session:
 
     def _full(self, result: int, pool: int) -> Full:
         if result == layout.RESULT_QUOTA:
-            return Full(f"pool number {pool} holds all the segments its quota allows, and nothing in it may be evicted; "
-                        "delete objects or raise the pool's quota")
-        return Full(f"no segment became free within {LEASE_WAIT_S:.0f} s: all tiers are full of objects that must be "
-                    "kept, pinned or being read; delete some, or give a tier more room")
+            return Full(
+                f"pool number {pool} holds all the segments its quota allows, and nothing in it may be evicted; "
+                "delete objects or raise the pool's quota"
+            )
+        return Full(
+            f"no segment became free within {LEASE_WAIT_S:.0f} s: all tiers are full of objects that must be "
+            "kept, pinned or being read; delete some, or give a tier more room"
+        )
 
     def _begin(self, segment: int, pool: int, kind: int, arena: int) -> Lease:
         if self.writable[segment] == 0:

@@ -21,6 +21,7 @@ from .atomic import (
     store,
     store8,
     store32,
+    store_fence,
     store_release,
 )
 from .core_state import (
@@ -77,7 +78,6 @@ from .layout import (
     C_FREE,
     C_INDEX_ITEMS,
     C_PUBLISH_SEQUENCE,
-    CLASS_CACHE,
     DEAD,
     GENERATION_MASK,
     GRANULE,
@@ -111,7 +111,6 @@ from .layout import (
     PROBE_MAX,
     R_BLOCK_COUNT,
     R_BLOCK_INDEX,
-    R_CLASS,
     R_EXPIRY,
     R_HEADER_HASH,
     R_KEY_BYTES,
@@ -155,7 +154,17 @@ from .layout import (
     STATE_UNBACKED,
     TAG_SHIFT,
 )
-from .records import clock_gettime, find_exact, header_hash, item_of, item_offset, place_of, record_is, sound_length, step, system_call
+from .records import (
+    find_exact,
+    header_hash,
+    item_of,
+    item_offset,
+    place_of,
+    record_is,
+    sound_length,
+    step,
+    system_call,
+)
 from .steps import (
     ANSWER_STORED,
     BURY_MARKED,
@@ -170,7 +179,7 @@ from .steps import (
     RETIRE_MARKED,
     SEAL_MARKED,
 )
-from .writer import FUTEX_WAIT, FUTEX_WAKE, SYS_FUTEX, flush_range, store_fence
+from .writer import FUTEX_WAIT, FUTEX_WAKE, SYS_FUTEX, flush_range
 
 read_file = types.ExternalFunction("pread", types.int64(types.int32, types.int64, types.int64, types.int64))
 write_file = types.ExternalFunction("pwrite", types.int64(types.int32, types.int64, types.int64, types.int64))
@@ -853,8 +862,15 @@ def serve(d, slot):
     done = 0
     while head < tail and done < MESSAGES_PER_VISIT:
         message = base + SLOT_PAGE_BYTES + (head & (MESSAGE_COUNT - 1)) * MESSAGE_BYTES
-        result = carry_out(d, slot, load(message + M_OP), load(message + M_SEGMENT), load(message + M_OFFSET),
-                           load(message + M_END), load(message + M_ARG))
+        result = carry_out(
+            d,
+            slot,
+            load(message + M_OP),
+            load(message + M_SEGMENT),
+            load(message + M_OFFSET),
+            load(message + M_END),
+            load(message + M_ARG),
+        )
         store(message + M_RESULT, result)
         step(d + D_TRAP, ANSWER_STORED)
         if result == RESULT_REFUSED:

@@ -58,6 +58,8 @@ class CorruptionError(TierstoreError):
     """
 
     def __init__(self, region: str, offset: int, expected: object, found: object):
-        super().__init__(f"{region} at byte {offset}: expected {expected}, found {found}; "
-                         "the block is set aside and reported by `tierstore verify`")
+        super().__init__(
+            f"{region} at byte {offset}: expected {expected}, found {found}; "
+            "the block is set aside and reported by `tierstore verify`"
+        )
         self.region, self.offset, self.expected, self.found = region, offset, expected, found

@@ -159,8 +159,10 @@ def _cache_root() -> Path:
         # Machine code is run from here: another user's folder must never be trusted.
         if os.access(root, os.W_OK) and root.stat().st_uid == os.getuid():
             return root
-    raise OSError(f"no folder of ours to keep compiled kernels in; tried {[str(c) for c in candidates]}; "
-                  "set TIERSTORE_KERNEL_CACHE to one you own")
+    raise OSError(
+        f"no folder of ours to keep compiled kernels in; tried {[str(c) for c in candidates]}; "
+        "set TIERSTORE_KERNEL_CACHE to one you own"
+    )
 
 
 def _read_manifest(folder: Path) -> list[dict[str, Any]] | None:
@@ -217,8 +219,7 @@ def _finish_resident(modules: list[str], resident: SimpleNamespace) -> SimpleNam
         if not hasattr(resident, declared.name):
             compiled = _compile_one(declared)
             resident._alive.append(compiled)
-            setattr(resident, declared.name,
-                    _expose(declared.name, declared.kind, compiled.address, resident._alive))
+            setattr(resident, declared.name, _expose(declared.name, declared.kind, compiled.address, resident._alive))
     return resident
 
 
@@ -244,8 +245,12 @@ def _wrapper(declared: _Declared) -> Callable[..., int]:
         lines += [f"    result = body({', '.join(names)})"]
     lines += ["    return from_int(result)"]
     scope: dict[str, Any] = {
-        "as_int": cpython.as_int, "from_int": cpython.from_int, "load": cpython.load, "body": declared.function,
-        "release_gil": cpython.release_gil, "acquire_gil": cpython.acquire_gil,
+        "as_int": cpython.as_int,
+        "from_int": cpython.from_int,
+        "load": cpython.load,
+        "body": declared.function,
+        "release_gil": cpython.release_gil,
+        "acquire_gil": cpython.acquire_gil,
     }
     exec("\n".join(lines), scope)
     wrapper: Callable[..., int] = scope["wrapper"]
@@ -256,8 +261,12 @@ def _wrapper(declared: _Declared) -> Callable[..., int]:
 class _MethodDef(ctypes.Structure):
     """CPython's PyMethodDef."""
 
-    _fields_ = [("name", ctypes.c_char_p), ("function", ctypes.c_void_p), ("flags", ctypes.c_int),
-                ("doc", ctypes.c_char_p)]
+    _fields_ = [
+        ("name", ctypes.c_char_p),
+        ("function", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("doc", ctypes.c_char_p),
+    ]
 
 
 def _expose(name: str, kind: str, address: int, alive: list[Any]) -> Any:
@@ -273,9 +282,15 @@ def _expose(name: str, kind: str, address: int, alive: list[Any]) -> Any:
 # Symbols of numba's runtime that objects name on error paths, which kernels never take (they do not raise); one that the
 # linker cannot find would leave every address of the object zero.
 _RUNTIME = {
-    "numba_gil_ensure": "PyGILState_Ensure", "numba_gil_release": "PyGILState_Release", "numba_unpickle": "Py_FatalError",
-    "numba_do_raise": "Py_FatalError", "numba_runtime_build_excinfo_struct": "Py_FatalError", "NRT_Free": "Py_FatalError",
-    "NRT_Allocate": "Py_FatalError", "NRT_incref": "Py_FatalError", "NRT_decref": "Py_FatalError",
+    "numba_gil_ensure": "PyGILState_Ensure",
+    "numba_gil_release": "PyGILState_Release",
+    "numba_unpickle": "Py_FatalError",
+    "numba_do_raise": "Py_FatalError",
+    "numba_runtime_build_excinfo_struct": "Py_FatalError",
+    "NRT_Free": "Py_FatalError",
+    "NRT_Allocate": "Py_FatalError",
+    "NRT_incref": "Py_FatalError",
+    "NRT_decref": "Py_FatalError",
 }
 
 

@@ -14,14 +14,13 @@ import numpy as np
 from . import core_state as core
 from . import layout
 from .arena import Arena
+from .codes import LISTED_BYTES, WAIT_TIMED_OUT
 from .counters import CLIENT, DAEMON
 from .errors import ConfigError, PeerLost
 from .native import daemon_kernels
 from .recovery import Recovery, finish, recover
-from .steps import Trap
 from .region import PAGE_BYTES, Mapping, create_file, lock_holder, reserve, round_up, try_lock
-
-from .codes import LISTED_BYTES, WAIT_TIMED_OUT
+from .steps import Trap
 
 DAEMON_LOCK = 1 << 20  # the byte of the lock file that the daemon holds; slot k holds byte k
 _PENDING_BYTES_PER_BUCKET = {layout.KIND_DRAM: 1, layout.KIND_PMEM: 1, layout.KIND_DISK: 2}
@@ -39,8 +38,9 @@ class Mutator:
     Threads:    submit() may be called by any thread; everything else by the one that made it.
     """
 
-    def __init__(self, folder: str, arenas: Sequence[Arena], segment_bytes: int, slot_count: int,
-                 quotas: Sequence[int] = ()):
+    def __init__(
+        self, folder: str, arenas: Sequence[Arena], segment_bytes: int, slot_count: int, quotas: Sequence[int] = ()
+    ):
         self.folder, self.arenas, self.segment_bytes, self.slot_count = folder, list(arenas), segment_bytes, slot_count
         self.native = daemon_kernels()
         self.trap = Trap()
@@ -51,8 +51,11 @@ class Mutator:
         if not try_lock(self.locks_fd, DAEMON_LOCK):
             holder = lock_holder(self.locks_fd, DAEMON_LOCK)
             os.close(self.locks_fd)
-            raise ConfigError("store folder", folder, f"a daemon (process {holder}) is serving it already; stop that "
-                              "one or choose another socket")
+            raise ConfigError(
+                "store folder",
+                folder,
+                f"a daemon (process {holder}) is serving it already; stop that one or choose another socket",
+            )
         self.segment_count = 0
         for arena in self.arenas:
             arena.first = self.segment_count
@@ -114,9 +117,14 @@ class Mutator:
         if len(raw) < layout.CONTROL_HEADER_BYTES or os.path.getsize(path) < self.control_bytes:
             return False
         word = struct.Struct("<Q").unpack_from
-        expected = {layout.C_MAGIC: layout.CONTROL_MAGIC, layout.C_VERSION: layout.LAYOUT_VERSION,
-                    layout.C_SEGMENT_BYTES: self.segment_bytes, layout.C_SEGMENT_COUNT: self.segment_count,
-                    layout.C_SLOT_COUNT: self.slot_count, layout.C_TIER_COUNT: len(self.arenas)}
+        expected = {
+            layout.C_MAGIC: layout.CONTROL_MAGIC,
+            layout.C_VERSION: layout.LAYOUT_VERSION,
+            layout.C_SEGMENT_BYTES: self.segment_bytes,
+            layout.C_SEGMENT_COUNT: self.segment_count,
+            layout.C_SLOT_COUNT: self.slot_count,
+            layout.C_TIER_COUNT: len(self.arenas),
+        }
         return raw[80:96] == boot and all(word(raw, at)[0] == value for at, value in expected.items())
 
     def _open_clients(self) -> None:
@@ -137,8 +145,10 @@ class Mutator:
     def _open_index(self) -> None:
         """A new index for this life of the daemon; readers of the old one notice by the epoch."""
         self.epoch = self._get(self.control.address + layout.C_EPOCH) + 1
-        buckets = sum(arena.segment_count * self.segment_bytes // layout.BYTES_PER_BUCKET
-                      // _PENDING_BYTES_PER_BUCKET[arena.kind] for arena in self.arenas)
+        buckets = sum(
+            arena.segment_count * self.segment_bytes // layout.BYTES_PER_BUCKET // _PENDING_BYTES_PER_BUCKET[arena.kind]
+            for arena in self.arenas
+        )
         self.bucket_count = 1 << max(8, (buckets - 1).bit_length())
         path = os.path.join(self.folder, f"index-{self.epoch}")
         self.index_bytes = self.bucket_count * layout.BUCKET_BYTES
@@ -152,7 +162,7 @@ class Mutator:
         self._arena_of = np.zeros(self.segment_count, "u1")
         self._files = np.zeros(layout.ARENA_MAX, "<u8")
         self._pools = np.zeros(128, "<u8")
-        self._pools[64:64 + len(quotas)] = [-(-quota // self.segment_bytes) if quota else 0 for quota in quotas]
+        self._pools[64 : 64 + len(quotas)] = [-(-quota // self.segment_bytes) if quota else 0 for quota in quotas]
         self._drain = np.zeros(core.DRAIN_MAX, "<u8")
         self._events = np.zeros(core.EVENT_COUNT, "<u8")
         self._scratch = np.zeros(core.SCRATCH_BYTES + PAGE_BYTES, "u1")
@@ -162,25 +172,41 @@ class Mutator:
         self.event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         for number, arena in enumerate(self.arenas):
             last = arena.first + arena.segment_count
-            self._arena_of[arena.first:last] = number
+            self._arena_of[arena.first : last] = number
             self._files[number] = arena.fd
             if arena.mapping is not None:
-                self._addresses[arena.first:last] = arena.mapping.address + layout.ARENA_HEADER_BYTES + \
-                    np.arange(arena.segment_count, dtype="<u8") * np.uint64(self.segment_bytes)
+                self._addresses[arena.first : last] = (
+                    arena.mapping.address
+                    + layout.ARENA_HEADER_BYTES
+                    + np.arange(arena.segment_count, dtype="<u8") * np.uint64(self.segment_bytes)
+                )
         at = self.control.address
         values = {
-            core.D_CONTROL: at, core.D_INDEX: self.index.address, core.D_MASK: self.bucket_count - 1,
-            core.D_CLIENTS: self.clients.address, core.D_SLOTS: self.slot_address(0),
-            core.D_SLOT_STRIDE: self.slot_stride, core.D_SLOT_HIGH: 1,
-            core.D_TABLE: at + layout.CONTROL_HEADER_BYTES, core.D_ADDRESSES: self._addresses.ctypes.data,
-            core.D_SEGMENT_BYTES: self.segment_bytes, core.D_SEGMENT_COUNT: self.segment_count,
-            core.D_ROW_OFFSET: self.row_offset, core.D_ACCESS: self.clients.address + self.access_offset,
-            core.D_ACCESS_STRIDE: self.access_stride, core.D_GHOST: self._ghost.ctypes.data,
-            core.D_GHOST_MASK: ghosts - 1, core.D_ARENAS: self._arena_of.ctypes.data,
-            core.D_FILES: self._files.ctypes.data, core.D_POOL_USED: self._pools.ctypes.data,
-            core.D_POOL_QUOTA: self._pools.ctypes.data + 512, core.D_RESERVE: self.reserve_count(),
-            core.D_DRAIN: self._drain.ctypes.data, core.D_EVENT_FD: self.event_fd,
-            core.D_EVENTS: self._events.ctypes.data, core.D_SCRATCH: self._scratch.ctypes.data,
+            core.D_CONTROL: at,
+            core.D_INDEX: self.index.address,
+            core.D_MASK: self.bucket_count - 1,
+            core.D_CLIENTS: self.clients.address,
+            core.D_SLOTS: self.slot_address(0),
+            core.D_SLOT_STRIDE: self.slot_stride,
+            core.D_SLOT_HIGH: 1,
+            core.D_TABLE: at + layout.CONTROL_HEADER_BYTES,
+            core.D_ADDRESSES: self._addresses.ctypes.data,
+            core.D_SEGMENT_BYTES: self.segment_bytes,
+            core.D_SEGMENT_COUNT: self.segment_count,
+            core.D_ROW_OFFSET: self.row_offset,
+            core.D_ACCESS: self.clients.address + self.access_offset,
+            core.D_ACCESS_STRIDE: self.access_stride,
+            core.D_GHOST: self._ghost.ctypes.data,
+            core.D_GHOST_MASK: ghosts - 1,
+            core.D_ARENAS: self._arena_of.ctypes.data,
+            core.D_FILES: self._files.ctypes.data,
+            core.D_POOL_USED: self._pools.ctypes.data,
+            core.D_POOL_QUOTA: self._pools.ctypes.data + 512,
+            core.D_RESERVE: self.reserve_count(),
+            core.D_DRAIN: self._drain.ctypes.data,
+            core.D_EVENT_FD: self.event_fd,
+            core.D_EVENTS: self._events.ctypes.data,
+            core.D_SCRATCH: self._scratch.ctypes.data,
             core.D_PAGE: self._scratch.ctypes.data + core.SCRATCH_BYTES,
             core.D_HEADER_BYTES: layout.ARENA_HEADER_BYTES,
         }
@@ -198,9 +224,12 @@ class Mutator:
     def _write_control(self) -> None:
         at = self.control.address
         for field, value in {
-            layout.C_VERSION: layout.LAYOUT_VERSION, layout.C_SEGMENT_BYTES: self.segment_bytes,
-            layout.C_SEGMENT_COUNT: self.segment_count, layout.C_TIER_COUNT: len(self.arenas),
-            layout.C_BUCKET_MASK: self.bucket_count - 1, layout.C_SLOT_COUNT: self.slot_count,
+            layout.C_VERSION: layout.LAYOUT_VERSION,
+            layout.C_SEGMENT_BYTES: self.segment_bytes,
+            layout.C_SEGMENT_COUNT: self.segment_count,
+            layout.C_TIER_COUNT: len(self.arenas),
+            layout.C_BUCKET_MASK: self.bucket_count - 1,
+            layout.C_SLOT_COUNT: self.slot_count,
             layout.C_INDEX_ITEMS: 0,
         }.items():
             self._put(at + field, value)
@@ -298,15 +327,18 @@ class Mutator:
         return found
 
     def _start(self) -> None:
-        self._thread = threading.Thread(target=self.native.run, args=(self.core,), name="tierstore-mutator", daemon=True)
+        self._thread = threading.Thread(
+            target=self.native.run, args=(self.core,), name="tierstore-mutator", daemon=True
+        )
         self._thread.start()
 
     def submit(self, operation: int, segment: int = 0, offset: int = 0, end: int = 0, argument: int = 0) -> int:
         """Have the mutator carry out one operation in the daemon's own name, and wait for the result."""
         with self._submitting:
             slot, clients = self.slot_address(0), self.clients.address
-            result = self.native.submit(slot, clients, operation, segment, offset, end, argument,
-                                        self.core + core.D_TRAP)
+            result = self.native.submit(
+                slot, clients, operation, segment, offset, end, argument, self.core + core.D_TRAP
+            )
             while result == WAIT_TIMED_OUT:
                 if self._thread is None or not self._thread.is_alive():
                     raise PeerLost("the store's mutator thread has stopped")

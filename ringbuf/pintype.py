@@ -19,8 +19,13 @@ class _Slot(ctypes.Structure):
 
 
 class _Spec(ctypes.Structure):
-    _fields_ = [("name", ctypes.c_char_p), ("basicsize", ctypes.c_int), ("itemsize", ctypes.c_int),
-                ("flags", ctypes.c_uint), ("slots", ctypes.POINTER(_Slot))]
+    _fields_ = [
+        ("name", ctypes.c_char_p),
+        ("basicsize", ctypes.c_int),
+        ("itemsize", ctypes.c_int),
+        ("flags", ctypes.c_uint),
+        ("slots", ctypes.POINTER(_Slot)),
+    ]
 
 
 _made: list[Any] = []
@@ -30,8 +35,9 @@ def pin_type() -> Any:
     """The one Pin type of this process. Instances expose the pinned bytes by the buffer protocol, read-only."""
     if not _made:
         native = kernels()
-        slots = (_Slot * 3)(_Slot(_TP_DEALLOC, native.pin_dealloc), _Slot(_BF_GETBUFFER, native.pin_getbuffer),
-                            _Slot(0, None))
+        slots = (_Slot * 3)(
+            _Slot(_TP_DEALLOC, native.pin_dealloc), _Slot(_BF_GETBUFFER, native.pin_getbuffer), _Slot(0, None)
+        )
         size = object.__basicsize__ + 8 * PIN_OBJECT_WORDS
         spec = _Spec(b"tierstore.ringbuf.Pin", size, 0, _FLAGS_DEFAULT | _DISALLOW_INSTANTIATION, slots)
         make = ctypes.pythonapi.PyType_FromSpec

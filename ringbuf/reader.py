@@ -65,8 +65,6 @@ from .session import (
 )
 from .steps import GET_FOUND, GET_PINNED
 
-
-
 utf8 = types.ExternalFunction("PyUnicode_AsUTF8AndSize", types.int64(types.int64, types.int64))
 allocate = types.ExternalFunction("PyType_GenericAlloc", types.int64(types.int64, types.int64))
 deallocate = types.ExternalFunction("PyObject_Free", types.void(types.int64))

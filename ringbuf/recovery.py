@@ -100,7 +100,7 @@ def _settle_state(mutator: Mutator, number: int, segment: int) -> int:
 def _segment_header(mutator: Mutator, segment: int) -> list[int]:
     arena = mutator.arena_of(segment)
     raw = os.pread(arena.fd, 64, arena.offset_of(segment))
-    return np.frombuffer(raw.ljust(64, b"\0"), "<u8").tolist()
+    return list(np.frombuffer(raw.ljust(64, b"\0"), "<u8").tolist())
 
 
 def _recover_segment(mutator: Mutator, segment: int, found: Recovery) -> None:

@@ -44,8 +44,10 @@ class Mapping:
 
     def __init__(self, fd: int, size: int, writable: bool, huge: bool = False):
         if os.fstat(fd).st_size < size:
-            raise OSError(errno.EINVAL, f"the file behind a mapping holds {os.fstat(fd).st_size} bytes, not {size}: "
-                          "it was truncated")
+            raise OSError(
+                errno.EINVAL,
+                f"the file behind a mapping holds {os.fstat(fd).st_size} bytes, not {size}: it was truncated",
+            )
         self.size, self._unmap = size, _libc.munmap
         protection = _PROT_READ | (_PROT_WRITE if writable else 0)
         if not huge:
@@ -113,8 +115,10 @@ def reserve(fd: int, offset: int, size: int, path: str) -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG):
             raise
         free = os.statvfs(path)
-        raise Full(f"{path}: no room for {size} more bytes ({free.f_bavail * free.f_frsize} are free); "
-                   "free some or configure a smaller tier") from error
+        raise Full(
+            f"{path}: no room for {size} more bytes ({free.f_bavail * free.f_frsize} are free); "
+            "free some or configure a smaller tier"
+        ) from error
 
 
 _LOCK = struct.Struct("hhqqi")

@@ -9,12 +9,39 @@ from __future__ import annotations
 import os
 import signal
 
-CLIENT_STEPS = ("put.claimed", "put.filled", "put.committed", "message.pushed", "message.answered", "get.found",
-                "get.pinned", "lease.granted", "put.appended", "get.held")
-DAEMON_STEPS = ("lease.popped", "lease.marked", "publish.numbered", "publish.indexed", "publish.swapped",
-                "bury.marked", "relink.linked", "retire.marked", "release.invalidated", "drop.withdrawn", "seal.marked",
-                "move.copied", "move.persisted", "move.relinked", "evict.chosen", "evict.drop", "recover.segment",
-                "recover.indexed", "answer.stored")
+CLIENT_STEPS = (
+    "put.claimed",
+    "put.filled",
+    "put.committed",
+    "message.pushed",
+    "message.answered",
+    "get.found",
+    "get.pinned",
+    "lease.granted",
+    "put.appended",
+    "get.held",
+)
+DAEMON_STEPS = (
+    "lease.popped",
+    "lease.marked",
+    "publish.numbered",
+    "publish.indexed",
+    "publish.swapped",
+    "bury.marked",
+    "relink.linked",
+    "retire.marked",
+    "release.invalidated",
+    "drop.withdrawn",
+    "seal.marked",
+    "move.copied",
+    "move.persisted",
+    "move.relinked",
+    "evict.chosen",
+    "evict.drop",
+    "recover.segment",
+    "recover.indexed",
+    "answer.stored",
+)
 NUMBERS = {name: number for number, name in enumerate((*CLIENT_STEPS, *DAEMON_STEPS), 1)}
 
 PUT_CLAIMED, PUT_FILLED, PUT_COMMITTED = (NUMBERS[f"put.{name}"] for name in ("claimed", "filled", "committed"))
@@ -23,10 +50,16 @@ GET_FOUND, GET_PINNED = NUMBERS["get.found"], NUMBERS["get.pinned"]
 LEASE_POPPED, LEASE_MARKED = NUMBERS["lease.popped"], NUMBERS["lease.marked"]
 PUBLISH_NUMBERED, PUBLISH_INDEXED = NUMBERS["publish.numbered"], NUMBERS["publish.indexed"]
 PUBLISH_SWAPPED, BURY_MARKED, RELINK_LINKED = (
-    NUMBERS["publish.swapped"], NUMBERS["bury.marked"], NUMBERS["relink.linked"])
+    NUMBERS["publish.swapped"],
+    NUMBERS["bury.marked"],
+    NUMBERS["relink.linked"],
+)
 RETIRE_MARKED, RELEASE_INVALIDATED = NUMBERS["retire.marked"], NUMBERS["release.invalidated"]
 DROP_WITHDRAWN, SEAL_MARKED, ANSWER_STORED = (
-    NUMBERS["drop.withdrawn"], NUMBERS["seal.marked"], NUMBERS["answer.stored"])
+    NUMBERS["drop.withdrawn"],
+    NUMBERS["seal.marked"],
+    NUMBERS["answer.stored"],
+)
 
 
 class Trap:

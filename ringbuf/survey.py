@@ -34,7 +34,6 @@ from .records import find_exact, hash_bytes, header_hash, item_of, item_offset, 
 # One listed record: place, item, offset, length, class | heat << 8 | block index << 16, expiry
 
 
-
 @kernel()
 def list_live(d, segment, image, out, room):
     """List the live records of a segment into ``out`` (48 bytes each, at most ``room``); how many.

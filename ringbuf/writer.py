@@ -26,9 +26,9 @@ from .atomic import (
     store_fence,
     store_release,
 )
+from .codes import WAIT_TIMED_OUT
 from .cpython import as_int, from_int
 from .jit import capi, helper, kernel
-from .codes import WAIT_TIMED_OUT
 from .layout import (
     B_DOORBELL,
     B_SLEEPING,
@@ -89,7 +89,6 @@ from .session import (
     Q_CODEC,
     Q_EXPIRY,
     Q_FLUSH,
-    Q_GENERATION,
     Q_KEY,
     Q_KEY_BYTES,
     Q_KIND,
@@ -110,7 +109,6 @@ from .session import (
     Q_TRAP,
     Q_VALUE_BYTES,
     Q_VERSION,
-    X_CLIENTS,
     X_SCRATCH,
     X_SEGMENT_BYTES,
     X_SLOT,
@@ -128,7 +126,6 @@ tuple_item = types.ExternalFunction("PyTuple_GetItem", types.int64(types.int64, 
 SYS_FUTEX = 202
 FUTEX_WAIT, FUTEX_WAKE = 0, 1
 SPINS = 2000
-
 
 
 @helper

@@ -100,8 +100,11 @@ def serve(**options: Any) -> None:
 
     def ready(daemon: Daemon) -> None:
         found = daemon.engine.recovery
-        click.echo(f"tierstore: serving {config.socket}; dram {format_size(config.dram_bytes)}, "
-                   f"{found.blocks} blocks recovered", err=True)
+        click.echo(
+            f"tierstore: serving {config.socket}; dram {format_size(config.dram_bytes)}, "
+            f"{found.blocks} blocks recovered",
+            err=True,
+        )
         if found.lost_keep:
             click.echo(f"tierstore: {found.lost_keep} KEEP blocks could not be recovered", err=True)
 
@@ -117,15 +120,30 @@ def status(socket: str | None, as_json: bool) -> None:
         stats = store.stats()
 
     def render(stats: dict[str, Any]) -> None:
-        rows = [[name + (" (emulated)" if tier["emulated"] else ""), format_size(tier["capacity_bytes"]),
-                 format_size(tier["live_bytes"]), tier["blocks"], tier["free_segments"],
-                 format_size(tier["bytes_read"]), tier["durability"]] for name, tier in stats["tiers"].items()]
+        rows = [
+            [
+                name + (" (emulated)" if tier["emulated"] else ""),
+                format_size(tier["capacity_bytes"]),
+                format_size(tier["live_bytes"]),
+                tier["blocks"],
+                tier["free_segments"],
+                format_size(tier["bytes_read"]),
+                tier["durability"],
+            ]
+            for name, tier in stats["tiers"].items()
+        ]
         _table("tiers", ["tier", "capacity", "live", "blocks", "free segments", "read", "holds"], rows)
         rate = stats["hit_rate"]
         clients, daemon = stats["clients"], stats["daemon"]
-        _table("counters", ["what", "value"], [
-            ["hit rate", "no reads yet" if rate is None else f"{rate:.1%}"], ["clients", stats["connected"]],
-            *[[name, value] for name, value in {**clients, **daemon}.items() if value]])
+        _table(
+            "counters",
+            ["what", "value"],
+            [
+                ["hit rate", "no reads yet" if rate is None else f"{rate:.1%}"],
+                ["clients", stats["connected"]],
+                *[[name, value] for name, value in {**clients, **daemon}.items() if value],
+            ],
+        )
 
     _print(stats, as_json, render)
 
@@ -146,9 +164,14 @@ def ls(prefix: str, socket: str | None, as_json: bool, long: bool) -> None:
             for info in infos:
                 click.echo(info["key"])
             return
-        _table(f"{len(infos)} objects", ["key", "kind", "class", "tiers", "bytes", "rows", "blocks"], [
-            [i["key"], i["kind"], i["class"], ",".join(i["tiers"]), format_size(i["bytes"]), i["rows"], i["blocks"]]
-            for i in infos])
+        _table(
+            f"{len(infos)} objects",
+            ["key", "kind", "class", "tiers", "bytes", "rows", "blocks"],
+            [
+                [i["key"], i["kind"], i["class"], ",".join(i["tiers"]), format_size(i["bytes"]), i["rows"], i["blocks"]]
+                for i in infos
+            ],
+        )
 
     _print(infos, as_json, render)
 
@@ -162,8 +185,9 @@ def ls(prefix: str, socket: str | None, as_json: bool, long: bool) -> None:
 @click.option("--durable", is_flag=True, help="Return when it would survive power loss.")
 @click.option("--raw", is_flag=True, help="Store the file's bytes even if it is Parquet or Arrow.")
 @socket_option
-def put(key: str, file: str, keep: bool, ttl: float | None, pool: str, durable: bool, raw: bool,
-        socket: str | None) -> None:
+def put(
+    key: str, file: str, keep: bool, ttl: float | None, pool: str, durable: bool, raw: bool, socket: str | None
+) -> None:
     """Store FILE under KEY: Parquet and Arrow files as tables, everything else as bytes ("-": standard input)."""
     from .files import read_object
 
@@ -244,8 +268,10 @@ def verify(payloads: bool, socket: str | None, as_json: bool) -> None:
         report = store.verify(payloads)
 
     def render(report: dict[str, Any]) -> None:
-        click.echo(f"{report['blocks']} blocks, segments: "
-                   + ", ".join(f"{count} {name}" for name, count in report["segments"].items() if count))
+        click.echo(
+            f"{report['blocks']} blocks, segments: "
+            + ", ".join(f"{count} {name}" for name, count in report["segments"].items() if count)
+        )
         for problem in report["problems"]:
             click.echo(f"PROBLEM {problem}")
         click.echo("ok" if report["ok"] else f"{len(report['problems'])} problems")

@@ -12,8 +12,8 @@ from typing import Any
 from tierstore.cache.embedded import open_embedded
 from tierstore.cache.store import Store
 from tierstore.ringbuf.client import ArenaInfo, Grant, Session
-from tierstore.ringbuf.native import kernels
 from tierstore.ringbuf.errors import Closed, ConfigError, PeerLost
+from tierstore.ringbuf.native import kernels
 
 from . import protocol
 from .config import DiskDir, StoreConfig, load_config, parse_path_size, parse_size
@@ -40,8 +40,10 @@ class SocketControl:
             connection.connect(self._path)
         except OSError as error:
             connection.close()
-            raise PeerLost(f"no daemon answers at {self._path} ({error.strerror}); start one with "
-                           f"`tierstore serve --socket {self._path}`") from None
+            raise PeerLost(
+                f"no daemon answers at {self._path} ({error.strerror}); start one with "
+                f"`tierstore serve --socket {self._path}`"
+            ) from None
         connection.settimeout(None)
         self._connection, self._decoder = connection, protocol.Decoder()
 
@@ -69,8 +71,16 @@ class SocketControl:
         writable, pools = body.pop("writable"), body.pop("pools")
         control, clients, index, locks = descriptors[:4]
         reading, writing = descriptors[4 : 4 + len(arenas)], iter(descriptors[4 + len(arenas) :])
-        grant = Grant(**body, arenas=arenas, control_fd=control, clients_fd=clients, index_fd=index, locks_fd=locks,
-                      arena_fds=reading, write_fds=[next(writing) if flag else -1 for flag in writable])
+        grant = Grant(
+            **body,
+            arenas=arenas,
+            control_fd=control,
+            clients_fd=clients,
+            index_fd=index,
+            locks_fd=locks,
+            arena_fds=reading,
+            write_fds=[next(writing) if flag else -1 for flag in writable],
+        )
         return grant, pools
 
     def call(self, name: str, **arguments: Any) -> Any:
@@ -150,17 +160,32 @@ def connect(path: str | None = None) -> Store:
     return Store(Session(grant), control, pools)
 
 
-def open(*, dram: str | int | None = None, pmem: str | None = None, disk: str | list[str] | None = None,  # noqa: A001
-         pmem_profile: str = "none", segment: str | int = 0, pools: dict[str, str | int] | None = None,
-         disk_lz4: bool = False, clients: int = 16) -> Store:
+def open(
+    *,
+    dram: str | int | None = None,
+    pmem: str | None = None,
+    disk: str | list[str] | None = None,  # noqa: A001
+    pmem_profile: str = "none",
+    segment: str | int = 0,
+    pools: dict[str, str | int] | None = None,
+    disk_lz4: bool = False,
+    clients: int = 16,
+) -> Store:
     """A store inside this process, for as long as it is open.
 
     dram: size, "1GiB"; pmem: "PATH:SIZE"; disk: "DIR:SIZE" or several. Data on pmem and disk paths that you name stays
     there and is found again by the next open(); memory is given back by close().
     Raises: ConfigError, Full.
     """
-    flags: dict[str, object] = {"dram": dram, "pmem": pmem, "disk": disk, "pmem_profile": pmem_profile,
-                                "segment": segment, "clients": clients, "disk_lz4": disk_lz4}
+    flags: dict[str, object] = {
+        "dram": dram,
+        "pmem": pmem,
+        "disk": disk,
+        "pmem_profile": pmem_profile,
+        "segment": segment,
+        "clients": clients,
+        "disk_lz4": disk_lz4,
+    }
     given = {name: value for name, value in flags.items() if value not in (None, 0, False)}
     if pools:
         given["pools"] = pools

@@ -22,7 +22,7 @@ POOLS_MAX = 63
 DRAM_DEFAULT_MAX = 8 * GIB
 PROFILES = ("none",)
 LOG_LEVELS = ("debug", "info", "warning", "error")
-RESERVED = ("TIERSTORE_CONFIG", "TIERSTORE_KERNEL_CACHE")
+RESERVED = ("TIERSTORE_CONFIG", "TIERSTORE_KERNEL_CACHE", "TIERSTORE_KILL_AT")
 
 
 def parse_size(text: str | int, key: str = "size") -> int:
@@ -95,8 +95,11 @@ class StoreConfig:
         """Defaults filled in, everything checked. Raises ConfigError naming key, value and what is allowed."""
         if not os.path.isdir(self.dram_dir):
             raise ConfigError("dram_dir", self.dram_dir, "an existing directory in memory (a tmpfs)")
-        config = replace(self, socket=self.socket or default_socket(),
-                         dram_bytes=self.dram_bytes or default_dram_bytes(self.dram_dir))
+        config = replace(
+            self,
+            socket=self.socket or default_socket(),
+            dram_bytes=self.dram_bytes or default_dram_bytes(self.dram_dir),
+        )
         config = replace(config, segment_bytes=config._segment_bytes())
         config._check()
         return config
@@ -119,11 +122,15 @@ class StoreConfig:
             raise ConfigError("segment", format_size(segment), "a power of two from 1MiB to 32MiB")
         for name, size in self._tier_sizes().items():
             if size < SEGMENTS_PER_TIER_MIN * segment:
-                raise ConfigError(name, format_size(size), f"at least {SEGMENTS_PER_TIER_MIN} segments of "
-                                  f"{format_size(segment)}")
+                raise ConfigError(
+                    name, format_size(size), f"at least {SEGMENTS_PER_TIER_MIN} segments of {format_size(segment)}"
+                )
         if sum(size // segment for size in self._tier_sizes().values()) >= SEGMENTS_MAX:
-            raise ConfigError("segment", format_size(segment), f"fewer than {SEGMENTS_MAX} segments in all: larger "
-                              "segments or smaller tiers")
+            raise ConfigError(
+                "segment",
+                format_size(segment),
+                f"fewer than {SEGMENTS_MAX} segments in all: larger segments or smaller tiers",
+            )
         if self.pmem_profile not in PROFILES:
             raise ConfigError("pmem_profile", self.pmem_profile, f"one of {', '.join(PROFILES)}")
         if not 8 <= self.client_slots <= 4096:
@@ -141,8 +148,11 @@ class StoreConfig:
 def default_socket() -> str:
     """Where a daemon of this user listens unless told otherwise."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    return os.path.join(runtime, "tierstore", "tierstore.sock") if runtime else (
-        f"/tmp/tierstore-{os.getuid()}/tierstore.sock")
+    return (
+        os.path.join(runtime, "tierstore", "tierstore.sock")
+        if runtime
+        else (f"/tmp/tierstore-{os.getuid()}/tierstore.sock")
+    )
 
 
 def default_dram_bytes(dram_dir: str) -> int:
@@ -173,7 +183,9 @@ def _disks(value: object, key: str) -> tuple[DiskDir, ...]:
 def _pools(value: object, key: str) -> tuple[Pool, ...]:
     if not isinstance(value, Mapping):
         raise ConfigError(key, value, "a table of NAME = SIZE")
-    return tuple(Pool(str(name), parse_size(size, f"pools.{name}")) for name, size in value.items() if name != "default")
+    return tuple(
+        Pool(str(name), parse_size(size, f"pools.{name}")) for name, size in value.items() if name != "default"
+    )
 
 
 def _flag(value: object, key: str) -> bool:
@@ -214,8 +226,9 @@ _FIELDS: dict[str, Any] = {
 }
 
 
-def load_config(path: str | None = None, environ: Mapping[str, str] = os.environ,
-                flags: Mapping[str, object] | None = None) -> StoreConfig:
+def load_config(
+    path: str | None = None, environ: Mapping[str, str] = os.environ, flags: Mapping[str, object] | None = None
+) -> StoreConfig:
     """The configuration from file, environment and flags, later ones winning; not yet resolved.
 
     path: of the TOML file; else TIERSTORE_CONFIG, else ~/.config/tierstore/config.toml if there is one.
@@ -226,9 +239,9 @@ def load_config(path: str | None = None, environ: Mapping[str, str] = os.environ
     values: dict[str, tuple[str, object]] = {}
     if file:
         values |= {key: (f"{file}: {key}", value) for key, value in _read(file).items()}
-    for name, value in environ.items():
+    for name, text in environ.items():
         if name.startswith("TIERSTORE_") and name not in RESERVED:
-            values[name[len("TIERSTORE_") :].lower()] = (name, value)
+            values[name[len("TIERSTORE_") :].lower()] = (name, text)
     values |= {key: (key, value) for key, value in (flags or {}).items() if value is not None}
     fields: dict[str, Any] = {}
     for key, (where, value) in values.items():

@@ -59,8 +59,12 @@ class Daemon:
         try:
             self._listener.bind(self._path)
         except OSError as error:
-            raise ConfigError("socket", self._path, f"a path that can be bound ({error.strerror}); its length must be "
-                              "under 108 bytes and its folder writable") from None
+            raise ConfigError(
+                "socket",
+                self._path,
+                f"a path that can be bound ({error.strerror}); its length must be "
+                "under 108 bytes and its folder writable",
+            ) from None
         os.chmod(self._path, 0o600)
         self._listener.listen(512)
         self._listener.setblocking(False)

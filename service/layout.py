@@ -21,8 +21,11 @@ EPHEMERAL_MARK = "ephemeral"
 
 def store_folder(config: StoreConfig) -> str:
     """The folder in memory of the store behind a socket path (or of an embedded store: one per process and instance)."""
-    name = hashlib.sha256(os.path.abspath(config.socket).encode()).hexdigest()[:16] if config.socket else (
-        f"embedded-{os.getpid()}-{os.urandom(4).hex()}")
+    name = (
+        hashlib.sha256(os.path.abspath(config.socket).encode()).hexdigest()[:16]
+        if config.socket
+        else (f"embedded-{os.getpid()}-{os.urandom(4).hex()}")
+    )
     return os.path.join(config.dram_dir, f"{FOLDER_PREFIX}{os.getuid()}-{name}")
 
 

@@ -146,7 +146,9 @@ class Node:
             return [Hang(event.connection), Reap()]
         name, arguments = event.body.get("name"), event.body.get("arguments", {})
         if event.operation != CALL or name not in CALLS or not isinstance(arguments, dict):
-            unknown = protocol.ProtocolError(f"operation {event.operation} {name!r} is not known; calls are {sorted(CALLS)}")
+            unknown = protocol.ProtocolError(
+                f"operation {event.operation} {name!r} is not known; calls are {sorted(CALLS)}"
+            )
             return [self._error(event.connection, event.request, unknown)]
         if self._pending[event.connection] >= PENDING_MAX:
             busy = protocol.ProtocolError(f"{PENDING_MAX} calls of this connection are under way; wait for one")

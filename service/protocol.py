@@ -9,8 +9,8 @@ offset  size  field        meaning
     16     …  body         UTF-8 JSON
 
 All fields little-endian. HELLO {"pid"} is answered with the grant and, as SCM_RIGHTS on its first byte, the descriptors
-control, clients, index, locks, then one to read and one to write per arena (write only where mapped). RENEW is answered with the new index and
-its descriptor. CALL {"name", "arguments"} is answered with {"result"}. ERROR {"kind", "message"} names a class of
+control, clients, index, locks, then one to read per arena, then one to write per mapped arena. RENEW is answered with
+the new index and its descriptor. CALL {"name", "arguments"} is answered with {"result"}. ERROR {"kind", "message"} names a class of
 tierstore.ringbuf.errors. Block data never crosses this socket.
 """
 
@@ -40,8 +40,10 @@ def encode(operation: int, request: int, body: dict[str, Any]) -> bytes:
     """One frame. Raises ProtocolError if the body is too large."""
     raw = json.dumps(body).encode()
     if len(raw) > BODY_BYTES_MAX:
-        raise ProtocolError(f"an answer of {len(raw)} bytes is larger than a frame may be ({BODY_BYTES_MAX}); "
-                            "ask for less, for example with a key prefix")
+        raise ProtocolError(
+            f"an answer of {len(raw)} bytes is larger than a frame may be ({BODY_BYTES_MAX}); "
+            "ask for less, for example with a key prefix"
+        )
     return HEADER.pack(MAGIC, PROTOCOL_VERSION, operation, request, len(raw)) + raw
 
 
@@ -58,11 +60,14 @@ class Decoder:
         while len(self._buffer) >= HEADER.size:
             magic, version, operation, request, length = HEADER.unpack_from(self._buffer)
             if magic != MAGIC:
-                raise ProtocolError(f"a frame begins with {bytes(magic)!r}, not {MAGIC!r}: the peer does not speak "
-                                    "tierstore's protocol")
+                raise ProtocolError(
+                    f"a frame begins with {bytes(magic)!r}, not {MAGIC!r}: the peer does not speak tierstore's protocol"
+                )
             if version != PROTOCOL_VERSION:
-                raise ProtocolError(f"the peer speaks protocol version {version}, this is version {PROTOCOL_VERSION}; "
-                                    "run the same tierstore on both sides")
+                raise ProtocolError(
+                    f"the peer speaks protocol version {version}, this is version {PROTOCOL_VERSION}; "
+                    "run the same tierstore on both sides"
+                )
             if length > BODY_BYTES_MAX:
                 raise ProtocolError(f"a frame announces {length} bytes; at most {BODY_BYTES_MAX} are allowed")
             if len(self._buffer) < HEADER.size + length:
