@@ -127,7 +127,7 @@ class Reader:
         fields = _HEADER.unpack_from(memory, start)
         length, place, found_version, key_bytes, block_index = fields[0], fields[2], fields[3], fields[6], fields[9]
         raw = key.encode()
-        if key_bytes != len(raw) or block_index != index or (version and found_version != version):
+        if key_bytes != len(raw) or block_index != index or (version and found_version != version & _MASK):
             return None
         key_at = start + layout.RECORD_HEADER_BYTES
         if bytes(memory[key_at : key_at + key_bytes]) != raw or not 0 < length <= end - base:
@@ -145,10 +145,10 @@ class Reader:
                 fields[7] | fields[8] << 8,
                 fields[10],
                 fields[19],
-                fields[13],
+                fields[14],
                 found_version,
                 item,
-                fields[14],
+                fields[15],
             ),
         )
         self._check(found, arena.path, base, fields[4], place)

@@ -161,7 +161,7 @@ class Requests:
                         continue
                     target = place if numbers is None or place in numbers else numbers[0]
                     rows = engine.cascade.records(segment)
-                    one = chosen(rows, rows[:-1, ROW_ITEM] == block.item)
+                    one = chosen(rows, rows[:-1, ROW_ITEM] == block.item & (2**64 - 1))
                     moved = engine.cascade.move(segment, one, target, pinned)
                     if moved is None:
                         engine.cascade.make_room(target)

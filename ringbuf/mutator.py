@@ -366,7 +366,7 @@ class Mutator:
             if self._get(at + layout.P_STATE) == layout.SLOT_FREE:
                 reserve(self.clients_fd, at - self.clients.address, self.slot_stride, self.folder)
                 self._put(at + layout.P_PID, pid)
-                self._put(at + layout.P_NONCE, int.from_bytes(os.urandom(4), "little") << 32)
+                self._put(at + layout.P_NONCE, int.from_bytes(os.urandom(4), "little") >> 1 << 32)
                 self._put(at + layout.P_TAIL, self._get(at + layout.P_HEAD))
                 self._put(at + layout.P_STATE, layout.SLOT_ACTIVE)
                 self.raise_slot_high(slot + 1)

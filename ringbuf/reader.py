@@ -81,6 +81,9 @@ list_size = types.ExternalFunction("PyList_Size", types.int64(types.int64))
 list_item = types.ExternalFunction("PyList_GetItem", types.int64(types.int64, types.int64))
 set_list = types.ExternalFunction("PyList_SetItem", types.int32(types.int64, types.int64, types.int64))
 
+# Moves of blocks in one bucket that a single look-up sits through.
+MOVES_MAX = 64
+
 # A pin is a Python object: after CPython's own head come five words.
 _HEAD = object.__basicsize__
 PIN_TYPE, PIN_DATA, PIN_SIZE, PIN_CELL, PIN_OWNER = _HEAD, _HEAD + 8, _HEAD + 16, _HEAD + 24, _HEAD + 32
@@ -111,7 +114,7 @@ def find(x, key, size, place, block_index, version, skip, heat):
                 or STALE (a new daemon runs: map its index and call again). The last two words hold only while pinned.
     skip:       how many unmapped candidates were tried already and had another key.
     Caller:     a thread of the client that holds the interpreter lock.
-    Progress:   wait-free, at most PROBE_MAX buckets.
+    Progress:   wait-free: at most PROBE_MAX buckets, and MOVES_MAX looks at a bucket whose blocks are being moved.
     Linearizes: at the second load of the item (present) or at the last empty or foreign slot looked at (absent).
     Order:      pin (sequentially consistent), then the second look; the daemon does the reverse.
     Dies:       after the pin: the daemon zeroes the row of a dead client.
@@ -120,9 +123,11 @@ def find(x, key, size, place, block_index, version, skip, heat):
     tag = shift_right(place, TAG_SHIFT)
     for probe in range(PROBE_MAX):
         bucket = index + ((place + probe) & mask) * BUCKET_BYTES
-        for slot in range(1, ITEM_COUNT + 1):
+        slot, moves = 1, 0
+        while slot <= ITEM_COUNT:
             item = load_acquire(bucket + 8 * slot)  # SYNC index.item: pairs with store_release in insert()
             if item == 0 or shift_right(item, TAG_SHIFT) != tag:
+                slot += 1
                 continue
             segment = (item >> SEGMENT_SHIFT) & SEGMENT_MASK
             step(x + X_TRAP, GET_FOUND)
@@ -146,6 +151,12 @@ def find(x, key, size, place, block_index, version, skip, heat):
                         store(x + X_FOUND_HEAD, head)
                         store(x + X_FOUND_ITEM, item)
                         return MAPPED
+                slot += 1
+            else:
+                # The block was moved (its item changed in place) or removed: going on to the next slot would miss a
+                # block that was there all the time, so the same slot is looked at again.
+                moves += 1
+                slot += 1 if moves > MOVES_MAX else 0
             fetch_add32(row + segment * PIN_BYTES, -1)
         if load(bucket) == 0:
             break

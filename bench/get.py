@@ -1,0 +1,284 @@
+"""How long does it take to find, pin and hand out an object that another process made?
+
+Look-ups are timed over warm keys in random order, the empty loop over the same list subtracted. Batches are read by
+this process right after another one wrote them under a new key, beside LMDB with Arrow IPC values in the same loop (py-lmdb with ``buffers=True``,
+``writemap``, the file in memory: its fastest way). 4 KiB values are read by one and by two processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+import tierstore
+
+from .data import GIB, KIB, MIB, batch, put_in_one_block, same_sum, size_text, sum_table
+from .harness import Bench, at_least, at_most, in_turns, ratios, seconds
+from .node import MEMORY, Client, Node, clients, connected, folder, rate, serving, together
+
+SEGMENT_BYTES = 32 * MIB
+HEADER_ROOM = 64 * KIB  # a 32 MiB segment holds a block a little smaller than itself
+VALUE_BYTES = 4 * KIB
+MANY = 1000  # keys per get_many
+
+
+def run(bench: Bench) -> None:
+    """All figures, over one daemon."""
+    dram = bench.parameter("dram_bytes", 512 * MIB, 3 * GIB)
+    with serving("--dram", str(dram), "--segment", str(SEGMENT_BYTES)) as node, connected(node) as store:
+        keys = value_keys(bench.parameter("key_count", 1000, 10_000))
+        store.put_many([(key, key.encode() * (VALUE_BYTES // len(key))) for key in keys])
+        random.Random(1).shuffle(keys)
+        time_lookups(bench, store, keys)
+        time_batches(bench, node, store)
+        time_values(bench, node, keys)
+
+
+def value_keys(count: int) -> list[str]:
+    """Keys of 16 characters."""
+    return [f"value/{number:010d}" for number in range(count)]
+
+
+# --- look-ups -------------------------------------------------------------------------------------------------------------
+
+
+def time_lookups(bench: Bench, store: tierstore.Store, keys: list[str]) -> None:
+    """Nanoseconds per look-up and pin: the store's builtins from Python, and the kernel over many keys."""
+    native, x, total = store._session.native, store._session.x, len(keys)
+    raw = np.frombuffer("".join(keys).encode(), "u1")
+    contains, lookup, get_view = native.contains, native.lookup, native.get_view
+    assert all(contains(x, key) == 1 for key in keys) and native.pin_many(x, raw.ctypes.data, 16, total) == total
+
+    def nothing() -> None:
+        for _ in keys:
+            pass
+
+    def contains_all() -> None:
+        for key in keys:
+            contains(x, key)
+
+    def lookup_all() -> None:
+        for key in keys:
+            lookup(x, key, 0, 0, 0, 1)
+
+    def view_all() -> None:
+        for key in keys:
+            get_view(x, key)
+
+    actions: dict[str, Callable[[], Any]] = {
+        "loop": nothing,
+        "contains": contains_all,
+        "lookup": lookup_all,
+        "view": view_all,
+        "kernel": lambda: native.pin_many(x, raw.ctypes.data, 16, total),
+    }
+    turns = bench.parameter("lookup_rounds", 3, 101)
+    samples = in_turns({name: lambda action=action: seconds(action) / total * 1e9 for name, action in actions.items()},
+                       turns)  # type: ignore[misc]
+    loop = samples["loop"]
+    for name, what in (("contains", "look-up, pin, unpin from Python"),
+                       ("lookup", "look-up, pin and header fields as a tuple, from Python"),
+                       ("view", "look-up, pin and memoryview, from Python")):
+        net = [value - empty for value, empty in zip(samples[name], loop, strict=True)]
+        bench.report(what, net, "ns", at_most(250) if name != "view" else None, "the empty loop, subtracted",
+                     note=f"native {name if name != 'view' else 'get_view'}; loop {sorted(loop)[len(loop) // 2]:.1f} ns")
+    bench.report("look-up, pin, unpin in a batch kernel, per key", samples["kernel"], "ns", at_most(50),
+                 f"{total} keys of 16 bytes in random order")
+
+
+# --- batches --------------------------------------------------------------------------------------------------------------
+
+
+class Writer:
+    """The other process: writes batches into the store and into LMDB."""
+
+    def __init__(self) -> None:
+        self._store: Any = None
+        self._lmdb: Any = None
+
+    def open(self, socket: str, lmdb_path: str) -> None:
+        """Connect to both."""
+        self._store = tierstore.connect(socket)
+        if lmdb_path:
+            self._lmdb = open_lmdb(lmdb_path)
+
+    def write(self, size: int, index: int, one_block: bool) -> float:
+        """Write a batch under a new key and delete the one before; its sum."""
+        data, key = batch(size, index), batch_key(size, index)
+        if one_block:
+            put_in_one_block(self._store, key, data)
+        else:
+            self._store.put(key, data)
+        if index > 0:
+            self._store.delete(batch_key(size, index - 1))
+        if self._lmdb is not None:
+            with self._lmdb.begin(write=True, buffers=True) as transaction:
+                transaction.put(key.encode(), ipc_bytes(data))
+                transaction.delete(batch_key(size, index - 1).encode())
+        return sum_table(data)
+
+
+def batch_key(size: int, index: int) -> str:
+    """Key of one batch."""
+    return f"batch/{size}/{index}"
+
+
+def ipc_bytes(data: pa.RecordBatch) -> pa.Buffer:
+    """A batch as an Arrow IPC stream in an exactly sized buffer."""
+    sink = pa.MockOutputStream()
+    with pa.ipc.new_stream(sink, data.schema) as writer:
+        writer.write_batch(data)
+    target = pa.allocate_buffer(sink.size())
+    with pa.FixedSizeBufferWriter(target) as fixed, pa.ipc.new_stream(fixed, data.schema) as writer:
+        writer.write_batch(data)
+    return target
+
+
+def open_lmdb(path: str) -> Any:
+    """LMDB without syncs on a file in memory."""
+    import lmdb
+
+    return lmdb.open(path, map_size=4 * GIB, writemap=True, sync=False, metasync=False, max_readers=16)
+
+
+@contextlib.contextmanager
+def lmdb_reader(bench: Bench) -> Iterator[tuple[str, Callable[[str], pa.RecordBatch] | None, Any]]:
+    """Path of an LMDB file, a function that reads a batch from it, and its environment; empty where it is missing."""
+    try:
+        import lmdb  # noqa: F401
+    except ImportError:
+        bench.skip("the same batches from LMDB with Arrow IPC", "lmdb is not installed: pip install 'tierstore[bench]'")
+        yield "", None, None
+        return
+    with folder(MEMORY) as path:
+        environment = open_lmdb(str(Path(path) / "lmdb"))
+
+        def read(key: str) -> pa.RecordBatch:
+            with environment.begin(buffers=True) as transaction:
+                return pa.ipc.open_stream(pa.py_buffer(transaction.get(key.encode()))).read_next_batch()
+
+        try:
+            yield str(Path(path) / "lmdb"), read, environment
+        finally:
+            environment.close()
+
+
+def time_batches(bench: Bench, node: Node, store: tierstore.Store) -> None:
+    """Microseconds of store.get by the size of the batch; one block up to 32 MiB, several above."""
+    sizes = bench.parameter(
+        "batch_bytes",
+        [64 * KIB, MIB, 4 * MIB, 40 * MIB],
+        [64 * KIB, MIB, 4 * MIB, 16 * MIB, 32 * MIB, 256 * MIB],
+    )
+    rounds = bench.parameter("batch_rounds", 2, 100)
+    with lmdb_reader(bench) as (path, read, _), clients("get.Writer", 1) as (writer,):
+        writer.call("open", socket=node.socket, lmdb_path=path)
+        for nominal in sizes:
+            size = nominal - HEADER_ROOM if nominal == SEGMENT_BYTES else nominal
+            few = rounds if size < 16 * MIB else -(-rounds // 4)
+            time_one_size(bench, writer, size, nominal, few, store, read)
+
+
+def time_one_size(
+    bench: Bench, writer: Client, size: int, nominal: int, rounds: int, store: tierstore.Store, read: Any
+) -> None:
+    """Each round: the other process writes a new key to both stores, then both are read here, twice, in turns."""
+    samples: dict[str, list[float]] = {"ours": [], "theirs": [], "ours again": [], "theirs again": []}
+    blocks = 0
+    for index in range(rounds):
+        expected = writer.call("write", size=size, index=index, one_block=size < SEGMENT_BYTES)
+        key = batch_key(size, index)
+        for again in ("", " again"):
+            samples["ours" + again].append(time_and_check(store.get, key, expected if again else None))
+            if read is not None:
+                samples["theirs" + again].append(time_and_check(read, key, expected if again else None))
+        blocks = store.info(key)["blocks"]
+    name = f"{size_text(nominal)}, 10 columns, {blocks} block{'s' if blocks > 1 else ''}, just put by another process"
+    again = {who: f"the same key again: {statistics.median(times):.1f} us" for who, times in samples.items() if times}
+    less = "less 64 KiB, to fit a segment; " if nominal == SEGMENT_BYTES else ""
+    bench.report(
+        f"store.get of {name}",
+        samples["ours"],
+        "us",
+        at_most(12 if size < SEGMENT_BYTES else 60),
+        "LMDB + Arrow IPC, next row" if read else "",
+        note=less + again["ours again"],
+    )
+    if read is not None:
+        times = statistics.median(ratios(samples["theirs"], samples["ours"]))
+        note = again["theirs again"]
+        bench.report(f"LMDB + Arrow IPC, {name}", samples["theirs"], "us", None, f"{times:.1f} times ours", note=note)
+
+
+def time_and_check(read: Callable[[str], Any], key: str, expected: float | None) -> float:
+    """Microseconds of one read; then, if asked, all columns are summed and compared."""
+    began = time.perf_counter()
+    found = read(key)
+    elapsed = time.perf_counter() - began
+    if expected is not None:
+        assert same_sum(sum_table(found), expected), f"{key}: another sum than was written"
+    return elapsed * 1e6
+
+
+# --- 4 KiB values -----------------------------------------------------------------------------------------------------------
+
+
+class ValueReader:
+    """A process that reads 4 KiB values as views."""
+
+    def __init__(self) -> None:
+        self._store: Any = None
+        self._keys: list[str] = []
+
+    def open(self, socket: str, key_count: int, seed: int) -> None:
+        """Connect, and check each value once."""
+        self._store = tierstore.connect(socket)
+        self._keys = value_keys(key_count)
+        random.Random(seed).shuffle(self._keys)
+        for key in self._keys:
+            assert bytes(self._store.get_bytes(key)[:16]) == key.encode()
+
+    def one_by_one(self, passes: int) -> dict[str, float]:
+        """get_bytes in a loop."""
+        get, keys = self._store.get_bytes, self._keys
+        begin = time.perf_counter()
+        for _ in range(passes):
+            for key in keys:
+                get(key)
+        return {"begin": begin, "end": time.perf_counter(), "count": passes * len(keys)}
+
+    def many(self, passes: int) -> dict[str, float]:
+        """get_many, some keys at a time."""
+        get, keys = self._store.get_many, self._keys
+        parts = [keys[first : first + MANY] for first in range(0, len(keys), MANY)]
+        begin = time.perf_counter()
+        for _ in range(passes):
+            for part in parts:
+                get(part)
+        return {"begin": begin, "end": time.perf_counter(), "count": passes * len(keys)}
+
+
+def time_values(bench: Bench, node: Node, keys: list[str]) -> None:
+    """Values per second, by one client and by two, in turns."""
+    passes, rounds = bench.parameter("value_passes", 2, 200), bench.parameter("value_rounds", 2, 7)
+    with clients("get.ValueReader", 2) as members:
+        for seed, member in enumerate(members):
+            member.call("open", socket=node.socket, key_count=len(keys), seed=seed)
+        together(members, "many", passes=passes)
+        for command, name in (("many", f"get_many, {MANY} keys a call"), ("one_by_one", "get_bytes in a loop")):
+            samples = in_turns({
+                "one": lambda command=command: rate([members[0].call(command, passes=passes)]),
+                "two": lambda command=command: rate(together(members, command, passes=passes)),
+            }, rounds)  # type: ignore[misc]
+            million = [value / 1e6 for value in samples["one"]]
+            bench.report(f"4 KiB values as views, one client, {name}", million, "million/s", at_least(3))
+            bench.report(f"4 KiB values as views, two clients, {name}", ratios(samples["two"], samples["one"]), "x",
+                         at_least(1.8), "one client, in turns")
