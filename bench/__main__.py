@@ -63,8 +63,13 @@ def table_of(found: dict[str, Any]) -> Table:
         emulated = f" [{row['emulated']}]" if row["emulated"] else ""
         note = f" ({row['note']})" if row["note"] else ""
         cells = [row["value"], row["unit"], spread["min"], spread["p90"], spread["max"], row["samples"], row["target"]]
-        table.add_row(row["figure"] + emulated, *[f"{c:,g}" if isinstance(c, float) else str(c) for c in cells], met,
-                      row["baseline"] + note, style=style)
+        table.add_row(
+            row["figure"] + emulated,
+            *[f"{c:,g}" if isinstance(c, float) else str(c) for c in cells],
+            met,
+            row["baseline"] + note,
+            style=style,
+        )
     return table
 
 

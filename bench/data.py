@@ -53,9 +53,13 @@ def same_sum(found: float, expected: float) -> bool:
 
 
 def put_in_one_block(store: Any, key: str, data: pa.RecordBatch) -> None:
-    """Put a batch that fits a segment as one block: where the open segment has too little room left, put again."""
-    for _ in range(4):
-        store.put(key, data)
-        if store.info(key)["blocks"] == 1:
-            return
-    raise ValueError(f"{key} lies in {store.info(key)['blocks']} blocks")
+    """Put a batch that fits a segment as one block.
+
+    A put splits a batch to fill the open segment, if much of that is left; so fill it with something else first.
+    """
+    room = store._appender.room
+    while data.nbytes + 64 * KIB > store._appender.remaining(0, 0) >= room // 8:
+        store.put_bytes("filler", bytes(room // 16))
+    store.put(key, data)
+    if store.info(key)["blocks"] != 1:
+        raise ValueError(f"{key} lies in {store.info(key)['blocks']} blocks")

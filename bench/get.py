@@ -1,8 +1,9 @@
 """How long does it take to find, pin and hand out an object that another process made?
 
 Look-ups are timed over warm keys in random order, the empty loop over the same list subtracted. Batches are read by
-this process right after another one wrote them under a new key, beside LMDB with Arrow IPC values in the same loop (py-lmdb with ``buffers=True``,
-``writemap``, the file in memory: its fastest way). 4 KiB values are read by one and by two processes.
+this process for the first time after another one put them under new keys, in turns with LMDB whose values are Arrow IPC
+streams (py-lmdb with ``buffers=True``, ``writemap``, its file in memory: its fastest way). 4 KiB values are read by one
+process and by two.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from .node import MEMORY, Client, Node, clients, connected, folder, rate, servin
 SEGMENT_BYTES = 32 * MIB
 HEADER_ROOM = 64 * KIB  # a 32 MiB segment holds a block a little smaller than itself
 VALUE_BYTES = 4 * KIB
+Read = Callable[[str], Any]
 MANY = 1000  # keys per get_many
 
 
@@ -81,17 +84,30 @@ def time_lookups(bench: Bench, store: tierstore.Store, keys: list[str]) -> None:
         "kernel": lambda: native.pin_many(x, raw.ctypes.data, 16, total),
     }
     turns = bench.parameter("lookup_rounds", 3, 101)
-    samples = in_turns({name: lambda action=action: seconds(action) / total * 1e9 for name, action in actions.items()},
-                       turns)  # type: ignore[misc]
+    timed = in_turns({name: partial(seconds, action) for name, action in actions.items()}, turns)
+    samples = {name: [value / total * 1e9 for value in values] for name, values in timed.items()}
     loop = samples["loop"]
-    for name, what in (("contains", "look-up, pin, unpin from Python"),
-                       ("lookup", "look-up, pin and header fields as a tuple, from Python"),
-                       ("view", "look-up, pin and memoryview, from Python")):
+    for name, what in (
+        ("contains", "look-up, pin, unpin from Python"),
+        ("lookup", "look-up, pin and header fields as a tuple, from Python"),
+        ("view", "look-up, pin and memoryview, from Python"),
+    ):
         net = [value - empty for value, empty in zip(samples[name], loop, strict=True)]
-        bench.report(what, net, "ns", at_most(250) if name != "view" else None, "the empty loop, subtracted",
-                     note=f"native {name if name != 'view' else 'get_view'}; loop {sorted(loop)[len(loop) // 2]:.1f} ns")
-    bench.report("look-up, pin, unpin in a batch kernel, per key", samples["kernel"], "ns", at_most(50),
-                 f"{total} keys of 16 bytes in random order")
+        bench.report(
+            what,
+            net,
+            "ns",
+            at_most(250) if name != "view" else None,
+            "the empty loop, subtracted",
+            note=f"native {name if name != 'view' else 'get_view'}; loop {sorted(loop)[len(loop) // 2]:.1f} ns",
+        )
+    bench.report(
+        "look-up, pin, unpin in a batch kernel, per key",
+        samples["kernel"],
+        "ns",
+        at_most(50),
+        f"{total} keys of 16 bytes in random order",
+    )
 
 
 # --- batches --------------------------------------------------------------------------------------------------------------
@@ -103,6 +119,7 @@ class Writer:
     def __init__(self) -> None:
         self._store: Any = None
         self._lmdb: Any = None
+        self._keys: list[str] = []
 
     def open(self, socket: str, lmdb_path: str) -> None:
         """Connect to both."""
@@ -110,20 +127,30 @@ class Writer:
         if lmdb_path:
             self._lmdb = open_lmdb(lmdb_path)
 
-    def write(self, size: int, index: int, one_block: bool) -> float:
-        """Write a batch under a new key and delete the one before; its sum."""
-        data, key = batch(size, index), batch_key(size, index)
-        if one_block:
-            put_in_one_block(self._store, key, data)
-        else:
-            self._store.put(key, data)
-        if index > 0:
-            self._store.delete(batch_key(size, index - 1))
-        if self._lmdb is not None:
-            with self._lmdb.begin(write=True, buffers=True) as transaction:
-                transaction.put(key.encode(), ipc_bytes(data))
-                transaction.delete(batch_key(size, index - 1).encode())
-        return sum_table(data)
+    def write(self, size: int, numbers: list[int], one_block: bool) -> list[float]:
+        """Write batches under new keys, after deleting those of the last call; their sums."""
+        self._forget()
+        sums = []
+        for number in numbers:
+            data, key = batch(size, number), batch_key(size, number)
+            if one_block:
+                put_in_one_block(self._store, key, data)
+            else:
+                self._store.put(key, data)
+            if self._lmdb is not None:
+                with self._lmdb.begin(write=True, buffers=True) as transaction:
+                    transaction.put(key.encode(), ipc_bytes(data))
+            self._keys.append(key)
+            sums.append(sum_table(data))
+        return sums
+
+    def _forget(self) -> None:
+        for key in self._keys:
+            self._store.delete(key)
+            if self._lmdb is not None:
+                with self._lmdb.begin(write=True) as transaction:
+                    transaction.delete(key.encode())
+        self._keys = []
 
 
 def batch_key(size: int, index: int) -> str:
@@ -150,13 +177,13 @@ def open_lmdb(path: str) -> Any:
 
 
 @contextlib.contextmanager
-def lmdb_reader(bench: Bench) -> Iterator[tuple[str, Callable[[str], pa.RecordBatch] | None, Any]]:
-    """Path of an LMDB file, a function that reads a batch from it, and its environment; empty where it is missing."""
+def lmdb_reader(bench: Bench) -> Iterator[tuple[str, Read | None]]:
+    """Path of an LMDB file, and a function that reads a batch from it; nothing where LMDB is missing."""
     try:
         import lmdb  # noqa: F401
     except ImportError:
         bench.skip("the same batches from LMDB with Arrow IPC", "lmdb is not installed: pip install 'tierstore[bench]'")
-        yield "", None, None
+        yield "", None
         return
     with folder(MEMORY) as path:
         environment = open_lmdb(str(Path(path) / "lmdb"))
@@ -166,7 +193,7 @@ def lmdb_reader(bench: Bench) -> Iterator[tuple[str, Callable[[str], pa.RecordBa
                 return pa.ipc.open_stream(pa.py_buffer(transaction.get(key.encode()))).read_next_batch()
 
         try:
-            yield str(Path(path) / "lmdb"), read, environment
+            yield str(Path(path) / "lmdb"), read
         finally:
             environment.close()
 
@@ -178,53 +205,67 @@ def time_batches(bench: Bench, node: Node, store: tierstore.Store) -> None:
         [64 * KIB, MIB, 4 * MIB, 40 * MIB],
         [64 * KIB, MIB, 4 * MIB, 16 * MIB, 32 * MIB, 256 * MIB],
     )
-    rounds = bench.parameter("batch_rounds", 2, 100)
-    with lmdb_reader(bench) as (path, read, _), clients("get.Writer", 1) as (writer,):
+    rounds = bench.parameter("batch_rounds", 2, 25)
+    with lmdb_reader(bench) as (path, read), clients("get.Writer", 1) as (writer,):
         writer.call("open", socket=node.socket, lmdb_path=path)
+        readers: dict[str, Read] = {"ours": store.get} | ({"LMDB": read} if read else {})
         for nominal in sizes:
             size = nominal - HEADER_ROOM if nominal == SEGMENT_BYTES else nominal
-            few = rounds if size < 16 * MIB else -(-rounds // 4)
-            time_one_size(bench, writer, size, nominal, few, store, read)
+            samples = time_one_size(writer, size, rounds, readers)
+            last = batch_key(size, rounds * keys_of_round(size) - 1)
+            report_batches(bench, nominal, store.info(last)["blocks"], samples)
 
 
-def time_one_size(
-    bench: Bench, writer: Client, size: int, nominal: int, rounds: int, store: tierstore.Store, read: Any
-) -> None:
-    """Each round: the other process writes a new key to both stores, then both are read here, twice, in turns."""
-    samples: dict[str, list[float]] = {"ours": [], "theirs": [], "ours again": [], "theirs again": []}
-    blocks = 0
-    for index in range(rounds):
-        expected = writer.call("write", size=size, index=index, one_block=size < SEGMENT_BYTES)
-        key = batch_key(size, index)
+def keys_of_round(size: int) -> int:
+    """How many batches the other process writes before this one reads them."""
+    return max(3, min(17, 128 * MIB // size))
+
+
+def time_one_size(writer: Client, size: int, rounds: int, readers: dict[str, Read]) -> dict[str, list[float]]:
+    """Each round: the other process writes new keys to both stores, then each store's are read here, in turns.
+
+    The first key of a reader's turn is read untimed: it would time a process and a core that have slept.
+    """
+    samples: dict[str, list[float]] = {name + again: [] for again in ("", " again") for name in readers}
+    for turn in range(rounds):
+        count = keys_of_round(size)
+        numbers = list(range(turn * count, (turn + 1) * count))
+        sums = writer.call("write", size=size, numbers=numbers, one_block=size < SEGMENT_BYTES)
+        keys = [batch_key(size, number) for number in numbers]
         for again in ("", " again"):
-            samples["ours" + again].append(time_and_check(store.get, key, expected if again else None))
-            if read is not None:
-                samples["theirs" + again].append(time_and_check(read, key, expected if again else None))
-        blocks = store.info(key)["blocks"]
-    name = f"{size_text(nominal)}, 10 columns, {blocks} block{'s' if blocks > 1 else ''}, just put by another process"
-    again = {who: f"the same key again: {statistics.median(times):.1f} us" for who, times in samples.items() if times}
+            for name in sorted(readers, reverse=turn % 2 == 1):
+                samples[name + again] += [microseconds(readers[name], key) for key in keys][1:]
+        for read in readers.values() if turn == 0 else ():
+            for key, expected in zip(keys, sums, strict=True):
+                assert same_sum(sum_table(read(key)), expected), f"{key}: another sum than was written"
+    return samples
+
+
+def report_batches(bench: Bench, nominal: int, blocks: int, samples: dict[str, list[float]]) -> None:
+    """Rows of one size: the first reads; those of the same keys once more are in the note."""
+    again = {name: f"read once more: {statistics.median(times):.1f} us" for name, times in samples.items() if times}
     less = "less 64 KiB, to fit a segment; " if nominal == SEGMENT_BYTES else ""
+    name = f"{size_text(nominal)}, 10 columns, {blocks} block{'s' if blocks > 1 else ''}, put by another process"
     bench.report(
         f"store.get of {name}",
         samples["ours"],
         "us",
-        at_most(12 if size < SEGMENT_BYTES else 60),
-        "LMDB + Arrow IPC, next row" if read else "",
+        at_most(60 if nominal > SEGMENT_BYTES else 12),
+        "LMDB + Arrow IPC, next row" if "LMDB" in samples else "",
         note=less + again["ours again"],
     )
-    if read is not None:
-        times = statistics.median(ratios(samples["theirs"], samples["ours"]))
-        note = again["theirs again"]
-        bench.report(f"LMDB + Arrow IPC, {name}", samples["theirs"], "us", None, f"{times:.1f} times ours", note=note)
+    if "LMDB" in samples:
+        times = statistics.median(samples["LMDB"]) / statistics.median(samples["ours"])
+        compared = f"the row above: {times:.1f} times its time"
+        bench.report(f"LMDB + Arrow IPC, {name}", samples["LMDB"], "us", None, compared, note=again["LMDB again"])
 
 
-def time_and_check(read: Callable[[str], Any], key: str, expected: float | None) -> float:
-    """Microseconds of one read; then, if asked, all columns are summed and compared."""
+def microseconds(read: Read, key: str) -> float:
+    """One read; what it returned is dropped outside the measured time."""
     began = time.perf_counter()
     found = read(key)
     elapsed = time.perf_counter() - began
-    if expected is not None:
-        assert same_sum(sum_table(found), expected), f"{key}: another sum than was written"
+    del found
     return elapsed * 1e6
 
 
@@ -266,6 +307,11 @@ class ValueReader:
         return {"begin": begin, "end": time.perf_counter(), "count": passes * len(keys)}
 
 
+def values_per_s(members: list[Client], command: str, passes: int) -> float:
+    """Values that these processes read per second, together."""
+    return rate(together(members, command, passes=passes))
+
+
 def time_values(bench: Bench, node: Node, keys: list[str]) -> None:
     """Values per second, by one client and by two, in turns."""
     passes, rounds = bench.parameter("value_passes", 2, 200), bench.parameter("value_rounds", 2, 7)
@@ -274,11 +320,19 @@ def time_values(bench: Bench, node: Node, keys: list[str]) -> None:
             member.call("open", socket=node.socket, key_count=len(keys), seed=seed)
         together(members, "many", passes=passes)
         for command, name in (("many", f"get_many, {MANY} keys a call"), ("one_by_one", "get_bytes in a loop")):
-            samples = in_turns({
-                "one": lambda command=command: rate([members[0].call(command, passes=passes)]),
-                "two": lambda command=command: rate(together(members, command, passes=passes)),
-            }, rounds)  # type: ignore[misc]
+            samples = in_turns(
+                {
+                    "one": partial(values_per_s, members[:1], command, passes),
+                    "two": partial(values_per_s, members, command, passes),
+                },
+                rounds,
+            )
             million = [value / 1e6 for value in samples["one"]]
             bench.report(f"4 KiB values as views, one client, {name}", million, "million/s", at_least(3))
-            bench.report(f"4 KiB values as views, two clients, {name}", ratios(samples["two"], samples["one"]), "x",
-                         at_least(1.8), "one client, in turns")
+            bench.report(
+                f"4 KiB values as views, two clients, {name}",
+                ratios(samples["two"], samples["one"]),
+                "x",
+                at_least(1.8),
+                "one client, in turns",
+            )

@@ -6,12 +6,15 @@ was not measured is never reported; what cannot run on a machine is reported as 
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.util
 import statistics
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -155,8 +158,10 @@ def function_of(name: str) -> Function:
 
 
 def question_of(name: str) -> str:
-    """What a benchmark asks: the first line of its module."""
-    return (importlib.import_module(f"bench.{name}").__doc__ or "").partition("\n")[0]
+    """What a benchmark asks: the first line of its module, which need not be importable."""
+    spec = importlib.util.find_spec(f"bench.{name}")
+    assert spec is not None and spec.origin is not None
+    return (ast.get_docstring(ast.parse(Path(spec.origin).read_text())) or "").partition("\n")[0]
 
 
 def run_one(name: str, smoke: bool) -> dict[str, Any]:

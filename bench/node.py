@@ -29,6 +29,7 @@ READY_S = 60.0  # the first start on a machine compiles the kernels
 STOP_S = 10.0
 MEMORY = Path("/dev/shm")
 KERNEL_CACHE = "TIERSTORE_KERNEL_CACHE"
+PREFIX = "tsbench-"
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
@@ -58,8 +59,13 @@ def join_group(group: Path | None) -> Callable[[], None]:
 
 @contextlib.contextmanager
 def folder(root: Path | None = None) -> Iterator[Path]:
-    """A temporary folder, in the system's place for them or under ``root``."""
-    path = Path(tempfile.mkdtemp(prefix="tsbench-", dir=root))
+    """A temporary folder, in the system's place for them or under ``root``; those of killed runs are removed first."""
+    parent = root or Path(tempfile.gettempdir())
+    for left in parent.glob(f"{PREFIX}*"):
+        pid = left.name.removeprefix(PREFIX).partition("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent))
     try:
         yield path
     finally:
@@ -105,7 +111,7 @@ class Node:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=join_group(self.group),
+                preexec_fn=join_group(self.group),  # noqa: PLW1509 (two system calls)
             )
 
     def connect(self, patience_s: float = READY_S, poll_s: float = 0.005) -> tierstore.Store:
@@ -193,7 +199,7 @@ class Client:
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
-            preexec_fn=join_group(group),
+            preexec_fn=join_group(group),  # noqa: PLW1509 (two system calls)
         )
 
     def send(self, command: str, **arguments: Any) -> None:

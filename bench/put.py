@@ -116,7 +116,7 @@ def time_batches(bench: Bench, store: tierstore.Store, dram: int) -> None:
     warm_up(store, dram)
     sizes = bench.parameter("batch_bytes", [64 * KIB, MIB, 16 * MIB], [64 * KIB, MIB, 16 * MIB, 64 * MIB, 256 * MIB])
     volume = bench.parameter("bytes_per_size", 64 * MIB, 12 * GIB)
-    with shared_mapping(max(dram, max(sizes))) as target:
+    with shared_mapping(max(dram, *sizes)) as target:
         for size in sizes:
             columns = columns_of(size, size)
             putter, through, fixed = Putter(store, columns), Copier(target, True), Copier(target, False)
@@ -208,5 +208,6 @@ def time_values(bench: Bench, node: Node, dram: int) -> None:
     note = f"every round evicts: {lists * LIST_LENGTH * VALUE_BYTES // MIB} MiB into {dram // MIB} MiB that are full"
     what = f"4 KiB values put while the store evicts, put_many of {LIST_LENGTH}"
     bench.report(f"{what}, one writer", million, "million/s", at_least(0.7), note=note)
-    bench.report(f"{what}, two writers", ratios(samples["two"], samples["one"]), "x", at_least(1.5),
-                 "one writer, in turns")
+    bench.report(
+        f"{what}, two writers", ratios(samples["two"], samples["one"]), "x", at_least(1.5), "one writer, in turns"
+    )

@@ -50,7 +50,13 @@ class RingWriter:
             assert session.native.lease_enter(session.x, lease.address) == 1
             began = time.perf_counter()
             done += session.native.append_ring(
-                lease.address, room, self._payload.ctypes.data, PAYLOAD_BYTES, records - done, generation, session.request
+                lease.address,
+                room,
+                self._payload.ctypes.data,
+                PAYLOAD_BYTES,
+                records - done,
+                generation,
+                session.request,
             )
             inside += time.perf_counter() - began
             self._check(lease)
@@ -81,9 +87,12 @@ def run(bench: Bench) -> None:
                 inside.append(span["count"] / span["inside"] / 1e6)
                 return rate([span]) / 1e6
 
-            samples = in_turns({"one": one, "two": lambda: rate(together(members, "append", records=records)) / 1e6}, rounds)
+            samples = in_turns(
+                {"one": one, "two": lambda: rate(together(members, "append", records=records)) / 1e6}, rounds
+            )
     what = f"records of {PAYLOAD_BYTES} bytes appended"
     bench.report(f"{what}, one process", samples["one"], "million/s", at_least(10), note="with taking leases")
     bench.report(f"{what}, one process, the kernel alone", inside, "million/s")
-    bench.report(f"{what}, two processes", ratios(samples["two"], samples["one"]), "x", at_least(1.7),
-                 "one process, in turns")
+    bench.report(
+        f"{what}, two processes", ratios(samples["two"], samples["one"]), "x", at_least(1.7), "one process, in turns"
+    )

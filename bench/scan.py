@@ -8,6 +8,7 @@ block, which NumPy asks the kernel to put on huge pages, is shown beside it.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -80,13 +81,23 @@ def run(bench: Bench) -> None:
                 for span, expected in zip(spans, sums, strict=True):
                     assert same_sum(span["sum"], expected), f"{command}: another sum than was put"
                 elapsed = max(span["end"] for span in spans) - min(span["begin"] for span in spans)
-                return size / elapsed / 1e9
+                return float(size / elapsed / 1e9)
 
             for command in ("store", "arrays", "huge"):
                 scan(command)
-            samples = in_turns({name: lambda name=name: scan(name) for name in ("store", "arrays", "huge")}, rounds)  # type: ignore[misc]
+            samples = in_turns({name: partial(scan, name) for name in ("store", "arrays", "huge")}, rounds)
     bench.report(f"sum through the store, {EXECUTORS} processes", samples["store"], "GB/s")
-    bench.report("store / ten plain arrays a block", ratios(samples["store"], samples["arrays"]), "x", at_least(0.95),
-                 "the same sum over NumPy arrays of equal shapes, in turns")
-    bench.report("store / one plain array a block, on huge pages", ratios(samples["store"], samples["huge"]), "x", None,
-                 "the same sum over NumPy arrays of ten rows, in turns")
+    bench.report(
+        "store / ten plain arrays a block",
+        ratios(samples["store"], samples["arrays"]),
+        "x",
+        at_least(0.95),
+        "the same sum over NumPy arrays of equal shapes, in turns",
+    )
+    bench.report(
+        "store / one plain array a block, on huge pages",
+        ratios(samples["store"], samples["huge"]),
+        "x",
+        None,
+        "the same sum over NumPy arrays of ten rows, in turns",
+    )

@@ -189,7 +189,8 @@ class Cascade:
         """The live records of a segment, whatever arena it is in; see Mutator.list_live()."""
         if self.mutator.address(segment):
             return self.mutator.list_live(segment)
-        return self.mutator.list_live(segment, SegmentImage(self.mutator, segment).address)
+        image = SegmentImage(self.mutator, segment)  # a name keeps its memory mapped during the call
+        return self.mutator.list_live(segment, image.address)
 
     def heat(self, segment: int) -> int:
         """The highest mark in a segment."""

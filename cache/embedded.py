@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from typing import Any
 
 from tierstore.ringbuf.client import Session
@@ -33,16 +34,21 @@ class EmbeddedControl:
         """There is never a new daemon."""
 
     def close(self) -> None:
-        """Stop the engine."""
+        """Stop the engine and give its memory back; pmem and disk files stay. Views handed out keep their mappings."""
         if not self._closed and os.getpid() == self._pid:
             self._closed = True
             self.requests.close()
             self.engine.close()
+            shutil.rmtree(self.engine.config.folder, ignore_errors=True)
 
 
 def open_embedded(config: EngineConfig) -> Store:
     """Start an engine in this process and return its store; closing the store ends the engine."""
-    engine = Engine(config)
+    try:
+        engine = Engine(config)
+    except BaseException:
+        shutil.rmtree(config.folder, ignore_errors=True)
+        raise
     control = EmbeddedControl(engine)
     engine.start()
     session = Session(engine.admit(os.getpid(), own=True))

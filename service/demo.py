@@ -271,8 +271,8 @@ def notes(options: DemoOptions, data: demo_input.Input) -> Iterator[str]:
     )
     yield (
         "disk read, disk written: what daemon and executors moved to and from block devices during the iterations "
-        "(/proc/PID/io). Reads that the page cache answers are not in it, so with memory to spare the rows with "
-        "disk and Parquet are faster here than when the cache is needed for something else."
+        "(/proc/PID/io). What the page cache answers is not in it: a row that reads files with disk read near 0 was "
+        "served from memory, and is slower where that memory is needed for something else."
     )
     yield "from DRAM, PMem, disk: bytes the store served to executors from each tier during the iterations."
     slow_root = options.directory or disk_root()

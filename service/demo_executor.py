@@ -147,13 +147,12 @@ class Worker:
 
     def step(self, centroids: kmeans.Floats) -> Steps:
         """One pass over the own pieces; partial results per piece, in order of their numbers."""
-        model, k = kmeans.pack(centroids), len(centroids)
+        model, (k, dimension_count) = kmeans.pack(centroids), centroids.shape
         results: dict[int, kmeans.Partial] = {}
         for piece, blocks in self._pieces():
-            results[piece] = kmeans.combine((kmeans.partial(block, model, k) for block in blocks), *centroids.shape)
+            results[piece] = kmeans.partial(blocks, model, (k, dimension_count))
         pieces = sorted(results)
-        shape = (len(pieces), *centroids.shape)
-        sums, counts = np.empty(shape), np.empty(shape[:2], np.int64)
+        sums, counts = np.empty((len(pieces), k, dimension_count)), np.empty((len(pieces), k), np.int64)
         for index, piece in enumerate(pieces):
             sums[index], counts[index] = results[piece]
         return Steps(pieces, sums, counts)

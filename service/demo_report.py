@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from .kmeans import Floats, relative_difference
 
@@ -97,8 +98,9 @@ class DemoReport:
         )
 
     def table(self) -> Table:
-        """The table of the README: one row per placement, the reference last."""
+        """One row per placement, the reference last; below it what agrees with what, and what the numbers are not."""
         table = Table(title=str(self.settings["title"]), title_justify="left")
+        table.caption, table.caption_justify = self.caption(), "left"
         table.add_column("placement")
         for name in (
             "s/iteration",
@@ -127,13 +129,17 @@ class DemoReport:
             )
         return table
 
-    def show(self, console: Console) -> None:
-        """Print the table, what agrees with what, and what the numbers do not say."""
-        console.print(self.table())
+    def caption(self) -> Text:
+        """Checks, a failed one in red, then notes."""
+        caption = Text(style="not italic")
         for check in self.checks:
-            console.print(check_text(check), style="red" if check.agrees is False else None, highlight=False)
-        for note in self.notes:
-            console.print(note, style="dim", highlight=False)
+            caption.append(check_text(check) + "\n", style="bold red" if check.agrees is False else "")
+        caption.append("\n".join(self.notes), style="dim")
+        return caption
+
+    def show(self, console: Console) -> None:
+        """Print the table."""
+        console.print(self.table())
 
 
 def compare(what: str, found: Floats, expected: Floats, note: str = "") -> Check:

@@ -1,8 +1,8 @@
 """K-means by Lloyd's iterations over columns that may live anywhere: pure functions over one compiled kernel.
 
-A block is a batch of rows as columns of float64; its partial result is (sums, counts) per centroid. Partial results are
-combined in the order of the blocks, so the centroids have the same bits whichever process computed which block and
-wherever the block was kept.
+A block is a batch of rows as columns of float64. Some blocks give one partial result, (sums, counts) per centroid;
+partial results are combined in the order given. So the centroids have the same bits whichever process computed which
+result, and wherever and in how many blocks the rows were kept.
 
 Memory handed to the kernel, in items of 8 bytes, each array 64-byte aligned:
 
@@ -121,21 +121,28 @@ def warm_up() -> None:
     _kernels()
 
 
-def partial(block: Block, model: Floats, k: int) -> Partial:
-    """Sums and counts of one block against packed centroids; releases the interpreter lock while computing."""
-    dimension_count = len(block.addresses)
-    result = Partial(np.zeros((k, dimension_count)), np.zeros(k, np.int64))
+def partial(blocks: Iterable[Block], model: Floats, shape: tuple[int, int]) -> Partial:
+    """Sums and counts of some blocks against packed centroids of this shape (k, d).
+
+    Rows are added one by one in their order, so how they are cut into blocks leaves no trace in the bits.
+    Releases the interpreter lock while computing.
+    """
+    k, dimension_count = shape
+    result = Partial(np.zeros(shape), np.zeros(k, np.int64))
     scratch = aligned(np.empty(scratch_items(dimension_count)))
-    _kernels().kmeans_step(
-        block.addresses.ctypes.data,
-        block.row_count,
-        dimension_count,
-        -(-k // GROUP),
-        model.ctypes.data,
-        result.sums.ctypes.data,
-        result.counts.ctypes.data,
-        scratch.ctypes.data,
-    )
+    for block in blocks:
+        if len(block.addresses) != dimension_count:
+            raise ValueError(f"a block of {len(block.addresses)} columns for centroids of {dimension_count}")
+        _kernels().kmeans_step(
+            block.addresses.ctypes.data,
+            block.row_count,
+            dimension_count,
+            -(-k // GROUP),
+            model.ctypes.data,
+            result.sums.ctypes.data,
+            result.counts.ctypes.data,
+            scratch.ctypes.data,
+        )
     return result
 
 
@@ -156,10 +163,10 @@ def moved_centroids(centroids: Floats, total: Partial) -> Floats:
 
 
 def step(blocks: Iterable[Block], centroids: Floats) -> Partial:
-    """One pass over all blocks: the combined sums and counts."""
+    """One pass over all blocks: sums and counts of each, combined in their order."""
     k, dimension_count = centroids.shape
     model = pack(centroids)
-    return combine((partial(block, model, k) for block in blocks), k, dimension_count)
+    return combine((partial([block], model, (k, dimension_count)) for block in blocks), k, dimension_count)
 
 
 def lloyd(blocks: Sequence[Block], start: Floats, iterations: int) -> Floats:

@@ -14,9 +14,13 @@ import uuid
 from collections.abc import Iterator
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+
+if TYPE_CHECKING:
+    from tierstore.cache.store import Store
+    from tierstore.emulation.procs import Daemon
 
 GRACE_S = 2.0
 SHM = Path("/dev/shm")
@@ -42,6 +46,59 @@ class Snapshot(NamedTuple):
     descriptors: dict[tuple[int, int, int], str]  # (fd, device, inode): what it points to
     shm_names: frozenset[str]
     processes: dict[Process, str]
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    """An embedded store: 32 MiB of memory in segments of 1 MiB. Verified after the test."""
+    import tierstore
+
+    yield from verified(tierstore.open(dram="32MiB", segment="1MiB"))
+
+
+@pytest.fixture
+def tier_options(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """What open() needs for three small tiers; pmem is a file in memory."""
+    pmem = SHM / f"{PREFIX}-test-{uuid.uuid4().hex[:12]}"
+    (tmp_path / "disk").mkdir()
+    yield {"dram": "8MiB", "pmem": f"{pmem}:16MiB", "disk": f"{tmp_path / 'disk'}:32MiB", "segment": "1MiB"}
+    pmem.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def tiered(tier_options: dict[str, str]) -> Iterator[Store]:
+    """An embedded store with three tiers. Verified after the test."""
+    import tierstore
+
+    yield from verified(tierstore.open(**tier_options))
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Daemon]:
+    """A running daemon that removes its data when it ends. Verified after the test."""
+    from tierstore.emulation.procs import Daemon
+
+    made = Daemon(tmp_path, "--dram", "32MiB", "--ephemeral")
+    try:
+        made.start()
+        yield made
+        if made.running:
+            with made.connect() as store:
+                report = store.verify(payloads=True)
+            assert report["ok"], report["problems"]
+    finally:
+        made.end()
+
+
+def verified(store: Store) -> Iterator[Store]:
+    """Yield a store, then check it (unless the test closed it) and close it."""
+    try:
+        yield store
+        if not store._closed:
+            report = store.verify(payloads=True)
+            assert report["ok"], report["problems"]
+    finally:
+        store.close()
 
 
 @pytest.hookimpl(wrapper=True)

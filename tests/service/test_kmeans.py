@@ -37,7 +37,7 @@ def block_of(rows):
 
 
 def partial_of(rows, centroids):
-    return kmeans.partial(block_of(rows), kmeans.pack(centroids), len(centroids))
+    return kmeans.partial([block_of(rows)], kmeans.pack(centroids), centroids.shape)
 
 
 @settings(max_examples=60, deadline=None)
@@ -74,15 +74,29 @@ def test_the_same_rows_give_the_same_bits_wherever_they_are():
         columns = [np.empty(len(rows) + shift)[shift:] for _ in range(4)]
         for column, source in zip(columns, rows.T, strict=True):
             column[:] = source
-        found = kmeans.partial(kmeans.block_of_arrays(columns), kmeans.pack(centroids), 3)
+        found = kmeans.partial([kmeans.block_of_arrays(columns)], kmeans.pack(centroids), (3, 4))
         assert found.sums.tobytes() == expected.sums.tobytes()
+
+
+def test_how_rows_are_cut_into_blocks_leaves_no_trace():
+    rows = np.random.default_rng(6).normal(0, 10, (2_000, 4))
+    expected = partial_of(rows, rows[:3])
+    for cut in (1, 255, 256, 999):
+        blocks = [block_of(rows[:cut]), block_of(rows[cut:])]
+        found = kmeans.partial(blocks, kmeans.pack(rows[:3]), (3, 4))
+        assert found.sums.tobytes() == expected.sums.tobytes()
+
+
+def test_a_block_of_another_width_is_refused():
+    with pytest.raises(ValueError, match="2 columns"):
+        kmeans.partial([block_of(np.zeros((4, 2)))], kmeans.pack(np.zeros((1, 3))), (1, 3))
 
 
 def test_a_sliced_record_batch_is_read_in_place():
     rows = np.random.default_rng(2).normal(0, 10, (900, 3))
     batch = pa.record_batch([pa.array(column) for column in rows.T], names=["a", "b", "c"])
     block = kmeans.block_of_batch(batch.slice(100, 500))
-    found = kmeans.partial(block, kmeans.pack(rows[:4]), 4)
+    found = kmeans.partial([block], kmeans.pack(rows[:4]), (4, 3))
     assert block.addresses[0] == batch.column(0).buffers()[1].address + 800
     assert found.sums.tobytes() == partial_of(rows[100:600], rows[:4]).sums.tobytes()
 

@@ -1,0 +1,243 @@
+"""Daemons and client processes that tests run: ``Daemon`` starts real ones, the functions below are bodies of children.
+
+A child is started as ``python -m tierstore.emulation.procs NAME ARGUMENT...`` and talks by lines: it prints what it has
+done, flushed, and where it is to wait it reads one line from its standard input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import IO
+
+import pyarrow as pa
+
+import tierstore
+from tierstore.cache.store import Store
+
+START_S = 60.0  # kernels may have to be compiled first
+
+
+class Daemon:
+    """A real daemon in a process of its own; its files are removed by end()."""
+
+    def __init__(self, folder: Path, *arguments: str):
+        self.socket = str(folder / "s")
+        self.log = folder / "daemon.log"
+        self.arguments = ["--socket", self.socket, "--segment", "1MiB", *arguments]
+        self.process: subprocess.Popen[bytes] | None = None
+        self._memory: set[str] = set()
+
+    def start(self) -> Daemon:
+        """Start it, and return once it answers."""
+        command = [sys.executable, "-m", "tierstore.service.cli", "serve", *self.arguments]
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(command, stderr=log, stdout=log, stdin=subprocess.DEVNULL)
+        deadline = time.monotonic() + START_S
+        while True:
+            try:
+                with self.connect() as store:
+                    stats = store.stats()
+                if stats["pid"] == self.process.pid:
+                    self._memory.add(os.path.dirname(stats["tiers"]["dram"]["paths"][0]))
+                    return self
+            except tierstore.TierstoreError:
+                pass
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the daemon did not start: {self.log.read_text()}")
+            time.sleep(0.01)
+
+    def connect(self) -> Store:
+        """A store of this process."""
+        return tierstore.connect(self.socket)
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(20)
+        finally:
+            self.process.kill()
+            self.process.wait()
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self.process is not None and self.process.poll() is None
+
+    def end(self) -> None:
+        """Stop it however it is, and remove what it left in memory."""
+        if self.running:
+            self.stop()
+        for folder in self._memory:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class Child:
+    """One child process: ``with Child("holder", socket, "k") as child: child.line(); child.go()``."""
+
+    def __init__(self, name: str, *arguments: str):
+        command = [sys.executable, "-m", "tierstore.emulation.procs", name, *arguments]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(BrokenPipeError):
+                _open(pipe).close()
+
+    def line(self) -> str:
+        """What it says next."""
+        return _open(self.process.stdout).readline().strip()
+
+    def go(self) -> None:
+        """Let it go on."""
+        print("go", file=_open(self.process.stdin), flush=True)
+
+    def wait(self, timeout: float = 60) -> int:
+        """Its exit code."""
+        return self.process.wait(timeout)
+
+
+def _open(pipe: IO[str] | None) -> IO[str]:
+    assert pipe is not None
+    return pipe
+
+
+# --- bodies of children ---------------------------------------------------------------------------------------------------
+
+
+def say(*words: object) -> None:
+    """One line, at once."""
+    print(*words, flush=True)
+
+
+def pause() -> None:
+    """Wait for the parent's word."""
+    sys.stdin.readline()
+
+
+def holder(socket: str, key: str) -> None:
+    """Hold a view of a key and a half-filled lease until killed."""
+    store = tierstore.connect(socket)
+    view = store.get_bytes(key)
+    store.put_bytes(f"{key}/of-holder", b"x" * 1000, keep=True)
+    with store.writer(f"{key}/open", pa.schema([("a", "int64")])) as writer:
+        writer.write(pa.record_batch({"a": [1, 2, 3]}))
+        writer.write(pa.record_batch({"a": [4, 5, 6]}))
+        say("holding", len(view))
+        pause()
+
+
+def reader_writer(socket: str, prefix: str) -> None:
+    """Read one key; then, at each word, read it again and write another."""
+    store, number = tierstore.connect(socket), 0
+    while True:
+        say("read", bytes(store.get_bytes(f"{prefix}/given"))[:8].decode())
+        pause()
+        number += 1
+        store.put_bytes(f"{prefix}/{number}", f"value {number}".encode(), keep=True)
+        say("wrote", number)
+        pause()
+
+
+def reader(socket: str, key: str) -> None:
+    """Read one key again at each word."""
+    store = tierstore.connect(socket)
+    while True:
+        say("read", bytes(store.get_bytes(key))[:8].decode())
+        pause()
+
+
+def forker(socket: str) -> None:
+    """Fork with an open store and a view: the child's handle is closed, the parent's is not; the child may connect."""
+    store = tierstore.connect(socket)
+    store.put_bytes("parent", b"p" * 5000, keep=True)
+    view = store.get_bytes("parent")
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            say("child", _attempt(lambda: store.get_bytes("parent")), _attempt(lambda: store.put_bytes("x", b"x")))
+            assert bytes(view) == b"p" * 5000
+            del view
+            with tierstore.connect(socket) as own:
+                own.put_bytes("child", bytes(own.get_bytes("parent"))[:3], keep=True)
+            code = 0
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    assert bytes(view) == b"p" * 5000
+    store.put_bytes("after", b"a", keep=True)
+    say("parent", os.waitstatus_to_exitcode(status), bytes(store.get_bytes("child")).decode(), len(store.get_bytes("after")))
+    store.close()
+
+
+def _attempt(call: object) -> str:
+    try:
+        call()  # type: ignore[operator]
+    except Exception as error:
+        return type(error).__name__
+    return "nothing"
+
+
+def crowd(socket: str, first: str, count: str) -> None:
+    """Many clients in one process, some in threads: each puts one value and gets it."""
+    numbers = range(int(first), int(first) + int(count))
+    stores = {number: tierstore.connect(socket) for number in numbers}
+    say("connected", len(stores))
+    pause()
+
+    def work(number: int) -> None:
+        stores[number].put_bytes(f"crowd/{number}", str(number).encode() * 100, keep=True)
+        assert bytes(stores[number].get_bytes(f"crowd/{number}")) == str(number).encode() * 100
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in numbers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    say("done", len(stores))
+    pause()
+    for store in stores.values():
+        store.close()
+
+
+def spawned(socket: str, key: str) -> int:
+    """For multiprocessing's spawn: the length of a value, read by a client of its own."""
+    with tierstore.connect(socket) as store:
+        return len(store.get_bytes(key))
+
+
+def opened(*options: str) -> None:
+    """Open an embedded store with these options (name=value) and say what comes of it; descriptors die with us."""
+    try:
+        with tierstore.open(**dict(option.split("=", 1) for option in options)) as store:  # type: ignore[arg-type]
+            say("opened", store.verify()["ok"])
+    except Exception as error:
+        say(type(error).__name__, str(error))
+
+
+BODIES = {body.__name__: body for body in (holder, reader_writer, reader, forker, crowd, opened)}
+
+
+if __name__ == "__main__":
+    BODIES[sys.argv[1]](*sys.argv[2:])  # type: ignore[operator]
