@@ -54,11 +54,11 @@ def prepare(team: ProcessTeam, files: Path, size: int) -> Job:
     for first in range(0, spec.file_count, team.size):
         numbers = range(first, min(first + team.size, spec.file_count))
         paths += [path for answer in team.call("write", [(str(files), spec, [n]) for n in numbers]) for path in answer]
-    planned = demo_input.plan(paths, (), size)
+    planned = demo_input.plan(paths, (), size, size // 4)
     (surveys,) = team.call("survey", [(list(planned.groups), planned.columns, spec.seed)])
     data = demo_input.number_pieces(planned, [survey.group for survey in surveys])
     start = demo_input.choose_start([survey.candidates for survey in surveys], CENTROIDS, spec.seed)
-    return Job(data, start, 1, size // 4)
+    return Job(data, start, 1)
 
 
 def load(team: ProcessTeam, mine: Sequence[Share], shared: bool) -> None:

@@ -107,7 +107,7 @@ class Appender:
         request[words.Q_BLOCK_COUNT // 8] = 1
         request[words.Q_POOL // 8], request[words.Q_CLASS // 8] = pool, kind
         request[words.Q_EXPIRY // 8] = expiry_ms
-        request[words.Q_VERSION // 8] = self.session.version
+        request[words.Q_VERSION // 8] = self.session.version + 1
         self._flush_flag(request, lease)
 
     def _flush_flag(self, request: np.ndarray, lease: Lease) -> None:

@@ -20,6 +20,7 @@ from tierstore.ringbuf import layout
 from tierstore.ringbuf.arena import Arena
 from tierstore.ringbuf.errors import Full
 from tierstore.ringbuf.mutator import (
+    ROW_EXPIRY,
     ROW_ITEM,
     ROW_LENGTH,
     ROW_OFFSET,
@@ -113,6 +114,27 @@ class Cascade:
         return sorted(found, key=lambda i: -self.mutator.free_count(i))
 
     # --- making room ----------------------------------------------------------------------------------------------------------
+
+    def shrink_pool(self, pool: int) -> bool:
+        """Drop one segment of CACHE data of a pool that reached its quota, from the slowest tier that has any."""
+        for number in reversed(range(len(self.policies))):
+            segment = self.policies[number].victim(
+                pool, self._warmth, self._cool, lambda s: self.mutator.segment_field(s, layout.S_CLASS) == layout.CLASS_CACHE
+            )
+            if segment is not None and self._drop(segment):
+                return True
+        return False
+
+    def drop_expired(self, now_ms: int) -> None:
+        """Take objects out whose time to live has passed, whatever their class."""
+        due = self._table[:, layout.S_EXPIRY // 8]
+        states = self._table[:, 0] >> np.uint64(layout.STATE_SHIFT)
+        for segment in np.flatnonzero((due > 0) & (due <= now_ms) & (states == layout.STATE_SEALED)).tolist():
+            rows = self.records(segment)[:-1]
+            past = rows[(rows[:, ROW_EXPIRY] > 0) & (rows[:, ROW_EXPIRY] <= now_ms)]
+            if len(past):
+                pairs = np.ascontiguousarray(past[:, [ROW_PLACE, ROW_ITEM]])
+                self.mutator.submit(layout.OP_DROP, segment, 0, len(pairs), pairs.ctypes.data)
 
     def make_room(self, number: int, pool: int | None = None, depth: int = 0) -> bool:
         """Free one segment of an arena (of a pool): compact, demote, or drop. False if nothing may go."""
@@ -209,6 +231,8 @@ class Cascade:
 
         pinned: make the copies pinned or not; None leaves their class.
         """
+        if len(rows) < 2:
+            return 0
         pool = self.mutator.segment_field(source, layout.S_POOL)
         image = self.mutator.address(source) or self._read_segment(source, rows)
         moved = 0
@@ -226,6 +250,7 @@ class Cascade:
             target = self._target(number, pool, kind, int(rows[position, ROW_LENGTH]))
             if target is None:
                 return None
+            self._start_page(target)
             begin, first = target.offset, position
             flush = int(target.arena.kind == layout.KIND_PMEM)
             position = self.mutator.native.copy_records(
@@ -252,6 +277,18 @@ class Cascade:
                 self._condemn(source, row, kind)
         return moved
 
+    def _start_page(self, target: Target) -> None:
+        """Begin each write to disk on a page of its own: a page written again would undo marks made in it meanwhile."""
+        gap = -target.offset % _PAGE
+        if target.staging is None or gap == 0:
+            return
+        filler = target.address + target.offset
+        ctypes.memset(filler, 0, layout.RECORD_HEADER_BYTES)
+        ctypes.c_uint64.from_address(filler + layout.R_GENERATION).value = self.mutator.generation(target.segment)
+        ctypes.c_int64.from_address(filler + layout.R_LENGTH).value = gap
+        os.pwrite(target.arena.fd, ctypes.string_at(filler, 16), target.arena.offset_of(target.segment) + target.offset)
+        target.offset += gap
+
     def _condemn(self, segment: int, row: np.ndarray, kind: int) -> None:
         """A payload is not what was written: a CACHE block becomes a miss, a KEEP block is set aside with its segment."""
         if kind in (layout.CLASS_CACHE, layout.CLASS_PINNED_CACHE):
@@ -265,7 +302,7 @@ class Cascade:
         """The segment that moves to an arena are filling, with room for ``size`` bytes."""
         name = (number, pool, kind)
         target = self._targets.get(name)
-        if target is not None and target.offset + size > self.mutator.segment_bytes:
+        if target is not None and target.offset + size + _PAGE > self.mutator.segment_bytes:
             self._finish(name)
             target = None
         if target is None:
@@ -273,6 +310,8 @@ class Cascade:
             if segment < 0:
                 return None
             arena = self.mutator.arenas[number]
+            if not arena.mapped:
+                os.fdatasync(arena.fd)  # the new generation is on disk before anything older is overwritten
             staging = None if arena.mapped else self._take_staging()
             address = _address(staging) if staging is not None else self.mutator.address(segment)
             target = Target(segment, arena, layout.SEGMENT_HEADER_BYTES, address, 0, staging)
@@ -302,6 +341,8 @@ class Cascade:
             return
         first = begin // _PAGE * _PAGE
         last = -(-target.offset // _PAGE) * _PAGE
+        # What an earlier use of the staging memory left behind the last record must not look like one.
+        ctypes.memset(target.address + target.offset, 0, last - target.offset)
         base = target.arena.offset_of(target.segment)
         view = memoryview(target.staging)
         first = max(first, _PAGE)  # the first page is the segment's header, which the mutator writes

@@ -133,13 +133,14 @@ class Engine:
                 self._back(self._unbacked[0])
         for number, pool in wanted:
             if pool:
-                self.cascade.make_room(number, pool - 1)
+                self.cascade.shrink_pool(pool - 1)
         for number in range(len(self.mutator.arenas)):
             self._keep_free(number)
         now = time.monotonic()
         if now >= self._next_check:
             self._next_check = now + LIVENESS_S
             self.reap_dead()
+            self.cascade.drop_expired(int(time.time() * 1000))
         if now >= self._next_promotion:
             self._next_promotion = now + PROMOTE_S
             self._promote()

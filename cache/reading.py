@@ -6,6 +6,7 @@ import ctypes
 import mmap
 import os
 import struct
+import time
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,8 @@ class Reader:
         if length > len(memory) - start:
             memory, start = read_range(fd, base, length)
         payload_at = start + (layout.RECORD_HEADER_BYTES + key_bytes + 63 & ~63)
+        if 0 < fields[13] <= int(time.time() * 1000):
+            return None
         found = Found(
             self.session,
             (

@@ -26,6 +26,11 @@ from .reading import Found, Reader
 LARGE_VALUE_BYTES = 256 << 10
 # Tables in many small chunks are combined: a block costs microseconds on every read.
 SMALL_CHUNK_BYTES = 64 << 10
+REPLACED_RETRIES = 100
+
+
+class _Replaced(NotFound):
+    """Blocks of an object vanished while it was read."""
 
 
 class Control(Protocol):
@@ -52,6 +57,7 @@ class Store:
 
     def __init__(self, session: Session, control: Control, pools: Mapping[str, int]):
         self._session, self._control, self._pools = session, control, dict(pools)
+        session.renew = lambda: control.renew(session)
         self._native = session.native
         self._x = session.x
         self._reader = Reader(session)
@@ -168,8 +174,15 @@ class Store:
         Raises:  NotFound (a KeyError), CorruptionError, TierstoreError if the key holds bytes (use get_bytes).
         """
         self._check_open()
-        root = self._find(key)
-        tables = self._decode(key, root, verify)
+        for attempt in range(REPLACED_RETRIES):
+            root = self._find(key)
+            try:
+                tables = self._decode(key, root, verify)
+            except _Replaced:  # between its root and its other blocks; the key itself was there all the time
+                if attempt == REPLACED_RETRIES - 1:
+                    raise
+                continue
+            break
         table = tables if isinstance(tables, pa.Table) else pa.Table.from_batches(tables)
         return table.select(columns) if columns is not None else table
 
@@ -196,7 +209,7 @@ class Store:
         for index in range(1, root.block_count):
             block = self._reader.find(key, index, root.version)
             if block is None:
-                raise NotFound(f"key {key!r} was removed or replaced while it was read; read it again")
+                raise _Replaced(f"key {key!r} was removed or replaced while it was read; read it again")
             yield block
 
     def _assemble(self, key: str, root: Found, verify: bool) -> bytearray:
@@ -225,11 +238,11 @@ class Store:
 
         Lives, Callers, Raises: as for get(). Cost: 0.3 us.
         """
+        if self._closed or self._session.closed:
+            self._check_open()
         view = self._native.get_view(self._x, key)
         if type(view) is memoryview:
             return view
-        if self._closed:
-            self._check_open()
         return self._slow_view(key, view)
 
     def get_many(self, keys: Sequence[str]) -> list[memoryview | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import struct
 from dataclasses import dataclass
@@ -82,6 +83,7 @@ class Arena:
         if before:
             self._check_existing(before, store_id)
         self.fd = create_file(self.path, self.file_bytes)
+        self._claim()
         if not before:
             self.write_superblock(store_id)
         if self.mapped:
@@ -90,6 +92,15 @@ class Arena:
         else:
             self.direct = open_direct(self.path, os.O_RDWR)
         self.warm, self.volatile = bool(before), in_memory(self.path)
+
+    def _claim(self) -> None:
+        """One store at a time: flock, which closing other descriptors of the file does not drop."""
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self.fd)
+            self.fd = -1
+            raise ConfigError(f"{self.name} file", self.path, "a file that no other running store uses") from None
 
     def _check_existing(self, size: int, store_id: bytes) -> None:
         fields = read_superblock(self.path)

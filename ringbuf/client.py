@@ -144,6 +144,7 @@ class Session:
         self._request_memory[words.Q_TRAP // 8] = self.x + words.X_TRAP
         self.leases: dict[tuple[int, int], Lease] = {}
         self.closed = False
+        self.renew: Callable[[], None] = lambda: None  # set by the store: map the index of a new daemon
         self._entered: set[int] = set()
         self._map(grant)
         self.version = self._get(self.slot_address + layout.P_NONCE)
@@ -221,6 +222,11 @@ class Session:
         return ctypes.c_uint64.from_address(address).value
 
     @property
+    def store_id(self) -> str:
+        """Which store this is; a daemon that was started afresh has another."""
+        return ctypes.string_at(self.control.address + layout.C_STORE_ID, 16).hex()
+
+    @property
     def stale(self) -> bool:
         """Whether a new daemon took over: its index must be mapped."""
         return self._get(self.control.address + layout.C_EPOCH) != int(self._memory[words.X_EPOCH // 8])
@@ -254,6 +260,8 @@ class Session:
             )
             while result == WAIT_TIMED_OUT:
                 alive()
+                if self.stale:
+                    self.renew()
                 result = self.native.await_result(self.slot_address, clients)
             return int(result)
 
@@ -265,7 +273,10 @@ class Session:
             segment = self.submit(alive, layout.OP_LEASE, arena, pool, kind)
             if segment >= 0:
                 self.trap("lease.granted")
-                return self._begin(segment, pool, kind, arena)
+                lease = self._begin(segment, pool, kind, arena)
+                if lease is not None:
+                    return lease
+                continue
             self.count(words.COUNT_WAITS, 1)
             if segment == layout.RESULT_REFUSED:
                 raise TierstoreError(f"the daemon refused a lease for pool {pool}, class {kind}, arena {arena}")
@@ -285,7 +296,8 @@ class Session:
             "kept, pinned or being read; delete some, or give a tier more room"
         )
 
-    def _begin(self, segment: int, pool: int, kind: int, arena: int) -> Lease:
+    def _begin(self, segment: int, pool: int, kind: int, arena: int) -> Lease | None:
+        """The lease on a segment just granted; None if it was taken back already, being idle."""
         if self.writable[segment] == 0:
             info = self.grant.arenas[arena]
             self._fill(self.writable, info, self.grant.write_fds[arena], writable=True)
@@ -295,6 +307,9 @@ class Session:
             populate(int(self.writable[segment]), self.grant.segment_bytes, writable=True)
         memory = np.zeros(words.LEASE_BYTES // 8, "<u8")
         word = self._get(self.control.address + layout.CONTROL_HEADER_BYTES + segment * layout.SEGMENT_ENTRY_BYTES)
+        owner = layout.STATE_LEASED << layout.STATE_SHIFT | self.grant.slot << layout.OWNER_SHIFT
+        if word & ~layout.GENERATION_MASK != owner:
+            return None
         memory[words.L_SEGMENT // 8] = segment
         memory[words.L_BASE // 8] = self.writable[segment]
         memory[words.L_NEXT // 8] = memory[words.L_FIRST // 8] = layout.SEGMENT_HEADER_BYTES

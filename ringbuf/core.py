@@ -11,6 +11,7 @@ from numba import types
 
 from .atomic import (
     fence,
+    flush_line,
     load,
     load8,
     load16,
@@ -69,6 +70,7 @@ from .jit import helper, kernel
 from .layout import (
     A_COUNT,
     A_FIRST,
+    A_KIND,
     ACCESS_SHIFT,
     B_DOORBELL,
     B_SLEEPING,
@@ -82,6 +84,8 @@ from .layout import (
     GENERATION_MASK,
     GRANULE,
     ITEM_COUNT,
+    KEY_BYTES_MAX,
+    KIND_PMEM,
     M_ARG,
     M_END,
     M_OFFSET,
@@ -156,6 +160,7 @@ from .layout import (
 )
 from .records import (
     find_exact,
+    hash_bytes,
     header_hash,
     item_of,
     item_offset,
@@ -343,16 +348,25 @@ def find_item(d, key, size, place, block_index, version, only_segment):
 
 
 @helper
-def bury(d, segment, offset, length):
-    """A published record stops being live: mark it, and retire its segment when it was the last one there."""
-    entry = entry_of(d, segment)
+def mark_dead(d, segment, offset):
+    """Note in a record's own header that it must not come back at the next start."""
     start = load(load(d + D_ADDRESSES) + 8 * segment)
     if start != 0:
         store(start + offset + R_PUBLISHED, load(start + offset + R_PUBLISHED) | DEAD)
+        if load(load(d + D_CONTROL) + C_ARENAS + 64 * arena_of(d, segment) + A_KIND) == KIND_PMEM:
+            flush_line(start + offset + R_PUBLISHED)
+            store_fence()
     else:
         page = load(d + D_PAGE)
         store(page + 128, DEAD)
         write_file(file_of(d, segment), page + 128, 8, file_offset(d, segment, offset + R_PUBLISHED))
+
+
+@helper
+def bury(d, segment, offset, length):
+    """A published record stops being live: mark it, and retire its segment when it was the last one there."""
+    entry = entry_of(d, segment)
+    mark_dead(d, segment, offset)
     step(d + D_TRAP, BURY_MARKED)
     store(entry + S_LIVE_BYTES, load(entry + S_LIVE_BYTES) - length)
     store(entry + S_LIVE_COUNT, load(entry + S_LIVE_COUNT) - 1)
@@ -542,6 +556,28 @@ def lease(d, slot, arena, pool, kind):
 
 
 @helper
+def withdraw_orphans(d, segment):
+    """Take published blocks out whose root was never published: their writer gave up or died in between.
+
+    Called when a lease ends; a client keeps the leases of an object until its root is published.
+    """
+    start, room = load(load(d + D_ADDRESSES) + 8 * segment), load(d + D_SEGMENT_BYTES)
+    generation, offset = load(entry_of(d, segment) + S_WORD) & GENERATION_MASK, SEGMENT_HEADER_BYTES
+    while start != 0 and offset + RECORD_HEADER_BYTES <= room:
+        head = start + offset
+        length = sound_length(head, generation, room - offset)
+        if length == 0:
+            break
+        published = load(head + R_PUBLISHED)
+        if load32(head + R_BLOCK_INDEX) != 0 and load(head + R_LENGTH) > 0 and published != 0 and published & DEAD == 0:
+            key, size = head + RECORD_HEADER_BYTES, load16(head + R_KEY_BYTES)
+            if find_item(d, key, size, hash_bytes(key, size, 0), 0, load(head + R_VERSION), -1) == 0:
+                place = load(head + R_KEY_HASH)
+                withdraw_block(d, key, size, place, load32(head + R_BLOCK_INDEX), load(head + R_VERSION))
+        offset += length
+
+
+@helper
 def recall(d, asking, arena):
     """Take one idle lease back so that many writers can share few segments.
 
@@ -563,6 +599,7 @@ def recall(d, asking, arena):
         if load_acquire(busy) != 0:  # SYNC lease: the owner is in an append and keeps it
             store(entry_of(d, segment) + S_WORD, word)
             continue
+        withdraw_orphans(d, segment)
         seal(d, segment, walk_end(d, segment))
         tally(d, COUNT_RECALLED, 1)
         return
@@ -585,8 +622,11 @@ def publish(d, slot, segment, begin, end):
         length = sound_length(head, generation, end - offset)
         if length == 0:
             break
-        if load(head + R_LENGTH) > 0 and load(head + R_PUBLISHED) == 0:
-            if RECORD_HEADER_BYTES + load16(head + R_KEY_BYTES) > length:
+        if load(head + R_LENGTH) > 0 and load(head + R_PUBLISHED) != 0:
+            done += 1  # by an earlier daemon that died before it answered
+        elif load(head + R_LENGTH) > 0:
+            size = load16(head + R_KEY_BYTES)
+            if size == 0 or size > KEY_BYTES_MAX or RECORD_HEADER_BYTES + size > length:
                 return RESULT_REFUSED
             if header_hash(head) != load(head + R_HEADER_HASH):
                 return RESULT_REFUSED
@@ -667,7 +707,8 @@ def withdraw_block(d, key, size, place, block_index, version):
         return
     item = load(address)
     segment, offset = (item >> SEGMENT_SHIFT) & SEGMENT_MASK, item_offset(item)
-    length = load(head_at(d, segment, offset) + R_LENGTH)
+    head = head_at(d, segment, offset)
+    length = load(head + R_LENGTH) if head != 0 else 0  # 0: the disk could not be read; the count stays too high
     remove(d, place, address)
     bury(d, segment, offset, length)
 
@@ -731,7 +772,7 @@ def drop_segment(d, segment, records, total):
             continue
         offset = item_offset(item)
         head = head_at(d, segment, offset)
-        length = load(head + R_LENGTH)
+        length = load(head + R_LENGTH) if head != 0 else 0
         store32(load(d + D_GHOST) + 4 * (place & load(d + D_GHOST_MASK)), shift_right(place, 32))
         tally(d, COUNT_DROPPED_BYTES, length)
         remove(d, place, address)
@@ -779,6 +820,7 @@ def reap(d, slot):
     for segment in range(load(d + D_SEGMENT_COUNT)):
         word = load(entry_of(d, segment) + S_WORD)
         if state_of(word) == STATE_LEASED and owner_of(word) == slot:
+            withdraw_orphans(d, segment)
             seal(d, segment, walk_end(d, segment))
     base = load(d + D_SLOTS) + slot * load(d + D_SLOT_STRIDE)
     row = base + load(d + D_ROW_OFFSET)
@@ -797,6 +839,7 @@ def seal_lease(d, slot, segment):
     word = load(entry_of(d, segment) + S_WORD)
     if state_of(word) != STATE_LEASED or owner_of(word) != slot:
         return RESULT_REFUSED
+    withdraw_orphans(d, segment)
     tail = walk_end(d, segment) if load(load(d + D_ADDRESSES) + 8 * segment) != 0 else load(d + D_SEGMENT_BYTES)
     seal(d, segment, tail)
     return 1

@@ -32,11 +32,11 @@ def copy_record(target, source, length, generation, kind, flush, state):
     store(target + R_PUBLISHED, 0)
     store_release(target + R_LENGTH, -length)  # SYNC record.length: pairs with load_acquire in sound_length()
     start = (RECORD_HEADER_BYTES + load16(source + R_KEY_BYTES) + 63) & ~63
+    payload = load32(source + R_PAYLOAD_BYTES)
+    if start + payload > length or header_hash(source) != load(source + R_HEADER_HASH):
+        return 0
     for offset in range(16, start, 8):
         store(target + offset, load(source + offset))
-    payload = load32(source + R_PAYLOAD_BYTES)
-    if start + payload > length:
-        return 0
     hash_begin(state)
     if payload > 0:
         hash_stripes(target + start, source + start, payload // STRIPE_BYTES, state, COPY_STREAM, 1)

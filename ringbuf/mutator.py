@@ -77,6 +77,7 @@ class Mutator:
         boot = _boot_id()
         self.warm = self._control_fits(path, boot)
         if not self.warm:
+            self._retire_control(path)
             for name in os.listdir(self.folder):
                 if name in ("control", "clients", "dram.arena") or name.startswith("index-"):
                     os.unlink(os.path.join(self.folder, name))
@@ -90,6 +91,16 @@ class Mutator:
             for segment in range(self.segment_count):
                 self._put(self._entry(segment), unbacked)
         self.store_id = ctypes.string_at(self.control.address + layout.C_STORE_ID, 16)
+
+    @staticmethod
+    def _retire_control(path: str) -> None:
+        """Tell clients that still map an old control file that it is not the store's any more."""
+        if os.path.exists(path) and os.path.getsize(path) >= layout.CONTROL_HEADER_BYTES:
+            with open(path, "r+b") as file:
+                file.seek(layout.C_EPOCH)
+                epoch = int.from_bytes(file.read(8), "little")
+                file.seek(layout.C_EPOCH)
+                file.write((epoch + 1 & 2**64 - 1).to_bytes(8, "little"))
 
     def _known_store_id(self) -> bytes:
         """The id in an arena that outlived the control file, else a new one."""
@@ -136,6 +147,9 @@ class Mutator:
         self.clients_bytes = round_up(self.access_offset + self.segment_count * self.access_stride, PAGE_BYTES)
         path = os.path.join(self.folder, "clients")
         self.clients_fd = create_file(path, self.clients_bytes)
+        # Everything that is touched without asking is promised by the file system first: no SIGBUS later.
+        reserve(self.clients_fd, 0, layout.CLIENTS_HEADER_BYTES + self.slot_stride, path)
+        reserve(self.clients_fd, self.access_offset, self.clients_bytes - self.access_offset, path)
         self.clients = Mapping(self.clients_fd, self.clients_bytes, writable=True)
 
     def slot_address(self, slot: int) -> int:
@@ -153,6 +167,7 @@ class Mutator:
         path = os.path.join(self.folder, f"index-{self.epoch}")
         self.index_bytes = self.bucket_count * layout.BUCKET_BYTES
         self.index_fd = create_file(path, self.index_bytes)
+        reserve(self.index_fd, 0, self.index_bytes, path)
         self.index = Mapping(self.index_fd, self.index_bytes, writable=True, huge=self.index_bytes >= 4 << 20)
 
     def _build_core(self, quotas: Sequence[int]) -> None:
@@ -321,6 +336,9 @@ class Mutator:
         self._write_control()
         # From here readers of the old index see that it is old; only then may anything be withdrawn from the new one.
         self._put(self.control.address + layout.C_EPOCH, self.epoch)
+        # What the last daemon asked of itself died with it: its messages name addresses of that process.
+        own = self.slot_address(0)
+        self._put(own + layout.P_HEAD, self._get(own + layout.P_TAIL))
         found = recover(self)
         self._start()
         finish(self, found)
@@ -399,6 +417,7 @@ class Mutator:
         for fd in (self.control_fd, self.clients_fd, self.index_fd, self.event_fd):
             os.close(fd)
         if remove:
+            self._retire_control(os.path.join(self.folder, "control"))
             for name in os.listdir(self.folder):
                 os.unlink(os.path.join(self.folder, name))
             os.rmdir(self.folder)

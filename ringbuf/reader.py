@@ -140,6 +140,8 @@ def find(x, key, size, place, block_index, version, skip, heat):
                 start = load(load(x + X_ADDRESSES) + segment * 8)
                 if start == 0:
                     if skip == 0:
+                        if heat != 0:
+                            touch(x, segment, item_offset(item))
                         store(x + X_FOUND_ITEM, item)
                         return UNMAPPED
                     skip -= 1

@@ -23,7 +23,7 @@ from .region import lock_holder
 if TYPE_CHECKING:
     from .mutator import Mutator
 
-_HELD = (layout.STATE_LEASED, layout.STATE_SEALED, layout.STATE_EVICTING)
+_HELD = (layout.STATE_LEASED, layout.STATE_SEALED, layout.STATE_EVICTING, layout.STATE_QUARANTINED)
 # Below this average the whole segment is read at once instead of header by header.
 _HEADER_READ_BYTES = 8192
 
@@ -37,6 +37,7 @@ class Recovery:
     dead_slots: list[int] = field(default_factory=list)
     segments: list[int] = field(default_factory=list)
     lost_keep: int = 0
+    incomplete: list[tuple[int, np.ndarray]] = field(default_factory=list)
 
 
 def recover(mutator: Mutator) -> Recovery:
@@ -56,7 +57,20 @@ def recover(mutator: Mutator) -> Recovery:
     for name in os.listdir(mutator.folder):
         if name.startswith("index-") and name != f"index-{mutator.epoch}":
             os.unlink(os.path.join(mutator.folder, name))
+    for segment in found.segments:
+        _find_incomplete(mutator, segment, found)
     return found
+
+
+def _find_incomplete(mutator: Mutator, segment: int, found: Recovery) -> None:
+    """Note the blocks of objects that are not whole; the mutator, once it runs, takes them out."""
+    room = max(1, mutator.segment_field(segment, layout.S_LIVE_COUNT))
+    out = np.zeros((room, LISTED_BYTES // 8), "<u8")
+    image = SegmentImage(mutator, segment)
+    count = mutator.native.incomplete(mutator.core, segment, image.address, out.ctypes.data, room)
+    if count:
+        found.lost_keep += int((out[:count, 4] & 1).sum())
+        found.incomplete.append((segment, np.ascontiguousarray(out[:count, :2])))
 
 
 def _find_slots(mutator: Mutator, found: Recovery) -> None:
@@ -153,15 +167,8 @@ def finish(mutator: Mutator, found: Recovery) -> None:
     """Second half, with the mutator running: bury what is not whole, free what is empty, reap who is dead."""
     for slot in found.dead_slots:
         mutator.submit(layout.OP_REAP, offset=slot)
-    for segment in found.segments:
-        room = max(1, mutator.segment_field(segment, layout.S_LIVE_COUNT))
-        out = np.zeros((room, LISTED_BYTES // 8), "<u8")
-        image = SegmentImage(mutator, segment)
-        count = mutator.native.incomplete(mutator.core, segment, image.address, out.ctypes.data, room)
-        if count:
-            found.lost_keep += int((out[:count, 4] & 1).sum())
-            pairs = np.ascontiguousarray(out[:count, :2])
-            mutator.submit(layout.OP_DROP, segment, 0, count, pairs.ctypes.data)
+    for segment, pairs in found.incomplete:
+        mutator.submit(layout.OP_DROP, segment, 0, len(pairs), pairs.ctypes.data)
     for segment in found.segments:
         if mutator.state(segment) == layout.STATE_SEALED and mutator.segment_field(segment, layout.S_LIVE_COUNT) == 0:
             mutator.submit(layout.OP_RETIRE, segment)

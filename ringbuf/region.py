@@ -121,7 +121,14 @@ def reserve(fd: int, offset: int, size: int, path: str) -> None:
         ) from error
 
 
-_LOCK = struct.Struct("hhqqi")
+# Files that this process holds (or held) locks on: opening and closing one again would drop them.
+_locked_here: set[tuple[int, int]] = set()
+
+
+def locked_here(path: str) -> bool:
+    """Whether this process locked bytes of a file; such a file must not be opened a second time."""
+    status = os.stat(path)
+    return (status.st_dev, status.st_ino) in _locked_here
 
 
 def try_lock(fd: int, byte: int) -> bool:
@@ -131,6 +138,8 @@ def try_lock(fd: int, byte: int) -> bool:
     process drops them too, so lock files are opened once.
     """
     request = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+    status = os.fstat(fd)
+    _locked_here.add((status.st_dev, status.st_ino))
     try:
         fcntl.fcntl(fd, fcntl.F_SETLK, request)
     except OSError as error:
@@ -146,7 +155,10 @@ def unlock(fd: int, byte: int) -> None:
 
 
 def lock_holder(fd: int, byte: int) -> int:
-    """The pid that holds a byte's lock, 0 for nobody (or for this process, which the kernel does not report)."""
+    """The pid that holds a byte's lock, 0 for nobody (or for this process, which the kernel does not report).
+
+    -1: somebody in a process namespace that cannot be seen from here.
+    """
     request = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
     kind, _, _, _, pid = struct.unpack("hhqqi", fcntl.fcntl(fd, fcntl.F_GETLK, request))
-    return 0 if kind == fcntl.F_UNLCK else int(pid)
+    return 0 if kind == fcntl.F_UNLCK else int(pid) or -1

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from .atomic import fence, load, load8, load16, load32, load_acquire, store
 from .codes import LISTED_BYTES
-from .core import account, entry_of, find_item, insert
-from .core_state import D_ACCESS, D_ACCESS_STRIDE, D_ADDRESSES, D_INDEX, D_MASK, D_SEGMENT_BYTES
+from .core import account, entry_of, find_item, head_at, insert, mark_dead
+from .core_state import D_ACCESS, D_ACCESS_STRIDE, D_CONTROL, D_INDEX, D_MASK, D_SEGMENT_BYTES
 from .jit import helper, kernel
 from .layout import (
     ACCESS_SHIFT,
+    C_PUBLISH_SEQUENCE,
     DEAD,
     GENERATION_MASK,
     R_BLOCK_COUNT,
@@ -80,6 +81,9 @@ def recover(d, segment, image):
         if length == 0:
             break
         published = load(head + R_PUBLISHED)
+        sequence = load(d + D_CONTROL) + C_PUBLISH_SEQUENCE
+        if published & ~DEAD > load(sequence):
+            store(sequence, published & ~DEAD)
         if load(head + R_LENGTH) > 0 and published != 0 and published & DEAD == 0:
             if RECORD_HEADER_BYTES + load16(head + R_KEY_BYTES) > length:
                 bad = 1
@@ -108,14 +112,16 @@ def recover_record(d, segment, offset, head, length):
     old_segment, old_offset = (other >> SEGMENT_SHIFT) & SEGMENT_MASK, item_offset(other)
     if old_segment == segment and old_offset == offset:
         return 0
-    old_head = load(load(d + D_ADDRESSES) + 8 * old_segment) + old_offset
-    if load(load(d + D_ADDRESSES) + 8 * old_segment) == 0 or load(old_head + R_VERSION) == version:
-        return 0
-    if load(old_head + R_PUBLISHED) > load(head + R_PUBLISHED):
+    old_head = head_at(d, old_segment, old_offset)
+    older = old_head == 0 or (load(old_head + R_VERSION) != version and load(old_head + R_PUBLISHED) < load(head + R_PUBLISHED))
+    if not older:  # a copy that a move left behind, or an older version: it must not come back when the other is deleted
+        mark_dead(d, segment, offset)
         return 0
     entry = entry_of(d, old_segment)
-    store(entry + S_LIVE_BYTES, load(entry + S_LIVE_BYTES) - load(old_head + R_LENGTH))
+    if old_head != 0:
+        store(entry + S_LIVE_BYTES, load(entry + S_LIVE_BYTES) - load(old_head + R_LENGTH))
     store(entry + S_LIVE_COUNT, load(entry + S_LIVE_COUNT) - 1)
+    mark_dead(d, old_segment, old_offset)
     store(old, item)
     account(d, segment, offset, head, length)
     return 1

@@ -53,12 +53,21 @@ class SocketControl:
             self._request += 1
             try:
                 protocol.send(self._connection, protocol.encode(operation, self._request, body))
-                kind, _, answer, descriptors = protocol.receive(self._connection, self._decoder)
+                kind, answer, descriptors = self._answer(self._request)
             except OSError as error:
                 raise PeerLost(f"the daemon at {self._path} is gone ({error})") from None
         if kind == protocol.ERROR:
             protocol.raise_error(answer)
         return answer["result"], descriptors
+
+    def _answer(self, request: int) -> tuple[int, dict[str, Any], list[int]]:
+        """The answer to a request; those to requests that were given up (Ctrl-C) are thrown away."""
+        while True:
+            kind, number, answer, descriptors = protocol.receive(self._connection, self._decoder)
+            if number in (request, 0):
+                return kind, answer, descriptors
+            for fd in descriptors:
+                os.close(fd)
 
     def _check(self) -> None:
         if self._closed or os.getpid() != self._pid:
@@ -127,6 +136,9 @@ class SocketControl:
             except PeerLost:
                 self.alive()
                 body, descriptors = self._exchange(protocol.RENEW, {})
+            if (body["store_id"], body["segment_count"]) != (session.store_id, session.grant.segment_count):
+                session.close()
+                raise PeerLost(f"the daemon at {self._path} serves another store now; connect again")
             session.map_index(descriptors[0], body["index_bytes"], body["epoch"])
 
     def close(self) -> None:

@@ -10,8 +10,10 @@ import queue
 import selectors
 import signal
 import socket
+import stat
 import struct
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -53,6 +55,8 @@ class Daemon:
 
     def _listen(self) -> None:
         """Take the socket's place: a path of a dead daemon is replaced, a living one is not (the engine's lock knows)."""
+        if os.path.exists(self._path) and not stat.S_ISSOCK(os.stat(self._path).st_mode):
+            raise ConfigError("socket", self._path, "a path that is free, or a socket of a dead daemon; a file is there")
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -98,8 +102,15 @@ class Daemon:
             self._read(number)
 
     def _accept(self) -> None:
-        with contextlib.suppress(BlockingIOError):
+        try:
             connection, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:  # out of descriptors: the peer waits in the queue
+            log.warning("a client could not be accepted: %s; raise the limit of open files", error)
+            time.sleep(0.05)
+            return
+        with contextlib.suppress(OSError):
             connection.settimeout(SEND_TIMEOUT_S)
             pid, uid, _ = struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
             self._numbers += 1
@@ -108,6 +119,8 @@ class Daemon:
             self._carry_out(self._node.handle(node.Connected(self._numbers, uid, pid)))
 
     def _read(self, number: int) -> None:
+        if number not in self._connections:  # hung up earlier in this round
+            return
         connection, decoder = self._connections[number]
         try:
             data = connection.recv(1 << 16)
@@ -135,8 +148,7 @@ class Daemon:
                 case node.Run():
                     self._workers.submit(self._call, instruction)
                 case node.Answer():
-                    frame = protocol.encode(instruction.operation, instruction.request, instruction.body)
-                    self._send(instruction.connection, frame)
+                    self._send(instruction.connection, _frame(instruction))
                 case node.Hang():
                     self._hang(instruction.connection)
                 case node.Reap():
@@ -175,7 +187,14 @@ class Daemon:
 
     def _renew(self, renew: node.Renew) -> None:
         mutator = self.engine.mutator
-        body = {"result": {"epoch": mutator.epoch, "index_bytes": mutator.index_bytes}}
+        body = {
+            "result": {
+                "epoch": mutator.epoch,
+                "index_bytes": mutator.index_bytes,
+                "store_id": mutator.store_id.hex(),
+                "segment_count": mutator.segment_count,
+            }
+        }
         fd = os.open(os.path.join(mutator.folder, f"index-{mutator.epoch}"), os.O_RDONLY | os.O_CLOEXEC)
         self._send(renew.connection, protocol.encode(protocol.REPLY, renew.request, body), [fd])
         os.close(fd)
@@ -210,6 +229,14 @@ class Daemon:
         self.engine.close()
         self._selector.close()
         os.close(self._wake)
+
+
+def _frame(answer: node.Answer) -> bytes:
+    """An answer as a frame; one that cannot be sent becomes an error that says so."""
+    try:
+        return protocol.encode(answer.operation, answer.request, answer.body)
+    except (protocol.ProtocolError, TypeError, ValueError) as error:
+        return protocol.encode(protocol.ERROR, answer.request, protocol.error_body(error))
 
 
 def serve(config: StoreConfig, ready: Any = None) -> None:

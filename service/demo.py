@@ -14,7 +14,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,9 +31,9 @@ from .demo_placement import MARGIN_BYTES, PLACEMENTS, REFERENCE, Job, Placement,
 from .demo_process import Daemon, ProcessTeam, Team
 from .demo_report import Check, DemoReport, Measured, compare, size_text
 
-QUICK_BYTES = 64 << 20
+QUICK_BYTES = 128 << 20
 QUICK_ITERATIONS = 3
-DRAM_SHARE = 4  # the data are this many times the DRAM budget
+DRIFT_NOTE_MIN = 1.1  # by so much the reference may change during the run without a word
 
 
 @dataclass(frozen=True)
@@ -143,14 +143,14 @@ def _run(options: DemoOptions, team: Team, folders: tuple[Path, Path], stages: _
     stages.show("load the kernel", 1, 1)
     data, start = prepare_input(options, team, slow, stages)
     _check_space(data, fast, slow)
-    dram_bytes = options.dram_bytes or max(1, data.data_bytes // DRAM_SHARE)
-    job = Job(data, start, options.effective_iterations, dram_bytes)
-    reference = measure(REFERENCE, job, team, None, _named(stages, REFERENCE))
+    job = Job(data, start, options.effective_iterations)
+    before = measure(REFERENCE, job, team, None, _named(stages, REFERENCE))
     rows = [_run_placement(placement, job, team, folders, stages) for placement in PLACEMENTS]
+    after = measure(REFERENCE, job, team, None, _named(stages, REFERENCE, " again"))
     stages.show("compare with scikit-learn", 0, 1)
     (opinion,) = team.call("check", [(data, start, job.iterations)])
     stages.show("compare with scikit-learn", 1, 1)
-    return make_report(options, job, rows, reference, opinion)
+    return make_report(options, job, rows, (before, after), opinion)
 
 
 def _run_placement(placement: Placement, job: Job, team: Team, folders: tuple[Path, Path], stages: _Stages) -> Measured:
@@ -167,8 +167,8 @@ def _run_placement(placement: Placement, job: Job, team: Team, folders: tuple[Pa
         return measure(placement, job, team, Service(client, daemon.socket, [daemon.pid], daemon), progress)
 
 
-def _named(stages: _Stages, placement: Placement) -> Any:
-    return lambda what, done, total: stages.show(f"{placement.label}: {what}", done, total)
+def _named(stages: _Stages, placement: Placement, suffix: str = "") -> Any:
+    return lambda what, done, total: stages.show(f"{placement.label}: {what}{suffix}", done, total)
 
 
 def prepare_input(
@@ -179,7 +179,7 @@ def prepare_input(
         paths = demo_input.find_files(options.inputs)
     else:
         paths = _generate(options, team, folder, stages)
-    planned = demo_input.plan(paths, options.columns, options.effective_bytes)
+    planned = demo_input.plan(paths, options.columns, options.effective_bytes, options.dram_bytes)
     surveys: list[demo_input.Survey] = []
     for first in range(0, len(planned.groups), team.size):
         stages.show("read the input once", first, len(planned.groups))
@@ -220,14 +220,20 @@ def _require(folder: Path, size: int) -> None:
 
 
 def make_report(
-    options: DemoOptions, job: Job, rows: Sequence[Measured], reference: Measured, opinion: Opinion
+    options: DemoOptions,
+    job: Job,
+    rows: Sequence[Measured],
+    references: tuple[Measured, Measured],
+    opinion: Opinion,
 ) -> DemoReport:
-    """Put the measurements side by side."""
+    """Put the measurements side by side; the reference is what was measured before and after all others, together."""
     data = job.data
+    before, after = references
+    reference = replace(before, seconds=before.seconds + after.seconds)
     title = (
         f"k-means, {job.iterations} iterations, {len(job.start)} centroids: {data.row_count:,} rows x "
         f"{len(data.columns)} float64 columns = {size_text(data.data_bytes)}, DRAM budget "
-        f"{size_text(job.dram_bytes)}, {options.executors} executors"
+        f"{size_text(data.dram_bytes)}, {options.executors} executors"
     )
     settings = {
         "title": title,
@@ -235,7 +241,7 @@ def make_report(
         "row_count": data.row_count,
         "columns": list(data.columns),
         "pieces": data.piece_count,
-        "dram_bytes": job.dram_bytes,
+        "dram_bytes": data.dram_bytes,
         "iterations": job.iterations,
         "centroids": len(job.start),
         "executors": options.executors,
@@ -248,7 +254,8 @@ def make_report(
     }
     checks = [compare(f"of {row.label} and {reference.label}", row.centroids, reference.centroids) for row in rows]
     checks.append(_check_opinion(opinion, job, reference))
-    return DemoReport(settings, tuple(rows), reference, tuple(checks), tuple(notes(options, data)))
+    remarks = [*notes(options, data), *drift_note(before, after)]
+    return DemoReport(settings, tuple(rows), reference, tuple(checks), tuple(remarks))
 
 
 def _check_opinion(opinion: Opinion, job: Job, reference: Measured) -> Check:
@@ -262,6 +269,15 @@ def _check_opinion(opinion: Opinion, job: Job, reference: Measured) -> Check:
         return Check(what, None, False, "a centroid lost all its rows; scikit-learn moves it, this job leaves it")
     ours = reference.centroids if opinion.ours is None else opinion.ours
     return compare(what, ours, opinion.centroids, note)
+
+
+def drift_note(before: Measured, after: Measured) -> Iterator[str]:
+    first, last = before.seconds_per_iteration, after.seconds_per_iteration
+    if max(first, last) > DRIFT_NOTE_MIN * min(first, last):
+        yield (
+            f"The machine was not steady: {before.label} took {first:.3f} s an iteration before the other rows and "
+            f"{last:.3f} s after them. Differences of that size mean nothing."
+        )
 
 
 def notes(options: DemoOptions, data: demo_input.Input) -> Iterator[str]:

@@ -21,19 +21,24 @@ from tierstore.ringbuf.errors import ConfigError
 from .kmeans import DIMENSION_COUNT_MAX, Floats
 
 PIECE_BYTES_MAX = (8 << 20) - (64 << 10)  # four and their headers fit a segment of 32 MiB
+PIECES_IN_DRAM_MIN = 16  # what is being written cannot move on: it must stay a small part of a small DRAM budget
 GROUP_BYTES_MAX = 512 << 20  # a larger row group is decoded piece by piece instead of at once
+DATA_PER_DRAM = 4  # the data are this many times the DRAM budget
+DRAM_BYTES_MIN = 16 << 20  # a budget of the demo's own choice is not smaller, however small the data
 CANDIDATE_COUNT = 64  # rows a group offers as starting centroids
 
 
 class Group(NamedTuple):
     """One row group: where it is, how many rows of it are used, and which pieces it became.
 
-    piece_rows: rows kept per piece, none of them 0; first_piece: number of its first piece in the whole input.
+    piece_rows_max: rows of a piece before rows are dropped; piece_rows: rows kept in each piece, none of them 0.
+    first_piece: number of its first piece in the whole input.
     """
 
     path: str
     row_group: int
     row_count: int
+    piece_rows_max: int
     dropped_rows: int = 0
     piece_rows: tuple[int, ...] = ()
     first_piece: int = 0
@@ -53,6 +58,7 @@ class Input(NamedTuple):
     groups: tuple[Group, ...]
     file_count: int
     rows_left_out: int  # of row groups beyond the size limit, not looked at
+    dram_bytes: int
 
     @property
     def row_count(self) -> int:
@@ -78,13 +84,13 @@ def find_files(patterns: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def plan(paths: Sequence[str], columns: Sequence[str], bytes_max: int) -> Input:
+def plan(paths: Sequence[str], columns: Sequence[str], bytes_max: int, dram_bytes: int | None = None) -> Input:
     """Row groups of these files, from their footers alone, up to bytes_max of float64.
 
-    columns: names to use; empty for every numeric column of the first file.
+    columns: names to use; empty for every numeric column of the first file. dram_bytes: None for a quarter of the data.
     """
     names: tuple[str, ...] = tuple(columns)
-    groups: list[Group] = []
+    found: list[tuple[str, int, int]] = []
     bytes_used, rows_left_out = 0, 0
     for path in paths:
         try:
@@ -98,11 +104,13 @@ def plan(paths: Sequence[str], columns: Sequence[str], bytes_max: int) -> Input:
             used = min(rows, max(0, room))
             rows_left_out += rows - used
             if used:
-                groups.append(Group(path, index, used))
+                found.append((path, index, used))
                 bytes_used += used * 8 * len(names)
-    if not groups:
+    if not found:
         raise ConfigError("--input", " ".join(paths), "at least one row is needed")
-    return Input(names, tuple(groups), len(paths), rows_left_out)
+    dram_bytes = dram_bytes or max(DRAM_BYTES_MIN, bytes_used // DATA_PER_DRAM)
+    rows_max = piece_rows_max(len(names), dram_bytes)
+    return Input(names, tuple(Group(*one, rows_max) for one in found), len(paths), rows_left_out, dram_bytes)
 
 
 def _usable_columns(path: str, schema: pa.Schema, wanted: tuple[str, ...]) -> tuple[str, ...]:
@@ -121,9 +129,9 @@ def _is_numeric(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
-def piece_rows_max(column_count: int) -> int:
+def piece_rows_max(column_count: int, dram_bytes: int) -> int:
     """Rows of a full piece."""
-    return max(1, PIECE_BYTES_MAX // (8 * column_count))
+    return max(1, min(PIECE_BYTES_MAX, dram_bytes // PIECES_IN_DRAM_MIN) // (8 * column_count))
 
 
 def survey(group: Group, columns: Sequence[str], seed: int) -> Survey:
@@ -183,7 +191,7 @@ def read_pieces(group: Group, columns: Sequence[str]) -> Iterator[tuple[int, pa.
 
 def _batches(group: Group, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """The used rows of a group as float64, at most a piece at a time."""
-    rows_max, left = piece_rows_max(len(columns)), group.row_count
+    rows_max, left = group.piece_rows_max, group.row_count
     with pq.ParquetFile(group.path) as file:
         stored_rows = file.metadata.row_group(group.row_group).num_rows
         if stored_rows * 8 * len(columns) <= GROUP_BYTES_MAX:

@@ -45,7 +45,6 @@ class Job(NamedTuple):
     data: Input
     start: kmeans.Floats
     iterations: int
-    dram_bytes: int
 
 
 class Service(NamedTuple):
@@ -63,7 +62,7 @@ Progress = Callable[[str, int, int], None]  # what, done, of how many
 def serve_arguments(placement: Placement, job: Job, fast: Path, slow: Path) -> list[str]:
     """Tiers of the daemon; the last one holds everything, those above it only the DRAM budget."""
     whole = job.data.data_bytes + job.data.data_bytes // 6 + MARGIN_BYTES
-    sizes = {"dram": job.dram_bytes if len(placement.tiers) > 1 else whole, "pmem": whole, "disk": whole}
+    sizes = {"dram": job.data.dram_bytes if len(placement.tiers) > 1 else whole, "pmem": whole, "disk": whole}
     arguments = ["--dram", str(sizes["dram"])]
     if "pmem" in placement.tiers:
         arguments += ["--pmem", f"{fast / 'pmem'}:{sizes['pmem']}", "--pmem-profile", "none"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -56,7 +57,7 @@ class Check:
 
 @dataclass(frozen=True)
 class DemoReport:
-    """All of it. reference: the placement the ratios are against."""
+    """All of it. reference: the placement the ratios are against; checks: one per placement, then others."""
 
     settings: dict[str, Any]
     placements: tuple[Measured, ...]
@@ -101,7 +102,7 @@ class DemoReport:
         """One row per placement, the reference last; below it what agrees with what, and what the numbers are not."""
         table = Table(title=str(self.settings["title"]), title_justify="left")
         table.caption, table.caption_justify = self.caption(), "left"
-        table.add_column("placement")
+        table.add_column("placement", min_width=10, overflow="fold")  # "(emulated)" must never be cut off
         for name in (
             "s/iteration",
             "GB/s",
@@ -132,10 +133,18 @@ class DemoReport:
     def caption(self) -> Text:
         """Checks, a failed one in red, then notes."""
         caption = Text(style="not italic")
-        for check in self.checks:
-            caption.append(check_text(check) + "\n", style="bold red" if check.agrees is False else "")
+        if all(check.same_bits for check in self.checks[: len(self.placements)]):
+            caption.append("Centroids of all placements: the same bits\n")
+        else:
+            self._append(caption, self.checks[: len(self.placements)])
+        self._append(caption, self.checks[len(self.placements) :])
         caption.append("\n".join(self.notes), style="dim")
         return caption
+
+    @staticmethod
+    def _append(caption: Text, checks: Sequence[Check]) -> None:
+        for check in checks:
+            caption.append(check_text(check) + "\n", style="bold red" if check.agrees is False else "")
 
     def show(self, console: Console) -> None:
         """Print the table."""

@@ -11,7 +11,7 @@ from tierstore.cache.engine import EngineConfig
 from tierstore.ringbuf.arena import Arena
 from tierstore.ringbuf.layout import KIND_DISK, KIND_DRAM, KIND_PMEM
 from tierstore.ringbuf.mutator import DAEMON_LOCK
-from tierstore.ringbuf.region import lock_holder
+from tierstore.ringbuf.region import lock_holder, locked_here
 
 from .config import StoreConfig
 
@@ -53,7 +53,7 @@ def _arena_path(path: str, name: str) -> str:
 def mark_ephemeral(folder: str, arenas: list[str]) -> None:
     """Note which files go when this store does, so that a later start can remove them after a kill."""
     with open(os.path.join(folder, EPHEMERAL_MARK), "w") as mark:
-        mark.write("\n".join(arenas))
+        mark.write("\n".join([str(os.getpid()), *arenas]))
 
 
 def remove_dead(config: StoreConfig) -> list[str]:
@@ -66,7 +66,7 @@ def remove_dead(config: StoreConfig) -> list[str]:
         if not name.startswith(prefix) or not os.path.exists(mark) or _alive(folder):
             continue
         with open(mark) as file:
-            for path in filter(None, file.read().splitlines()):
+            for path in filter(None, file.read().splitlines()[1:]):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
         shutil.rmtree(folder, ignore_errors=True)
@@ -77,6 +77,8 @@ def remove_dead(config: StoreConfig) -> list[str]:
 def _alive(folder: str) -> bool:
     """Whether a process runs the store in a folder: its lock is held, or it is only being set up."""
     path = os.path.join(folder, "locks")
+    if os.path.exists(path) and locked_here(path):
+        return True
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -90,6 +92,9 @@ def _alive(folder: str) -> bool:
 
 
 def _starting(folder: str) -> bool:
-    """An embedded store names its process in its folder."""
-    part = os.path.basename(folder).split("-")
-    return len(part) > 3 and part[2] == "embedded" and os.path.exists(f"/proc/{part[3]}")
+    """Whether the process that made the store still lives: it may not have taken the lock yet."""
+    try:
+        with open(os.path.join(folder, EPHEMERAL_MARK)) as mark:
+            return os.path.exists(f"/proc/{int(mark.readline())}")
+    except (OSError, ValueError):
+        return False

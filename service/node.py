@@ -9,7 +9,7 @@ from . import protocol
 from .protocol import BYE, CALL, HELLO, RENEW
 
 # Served at once; everything else may take long and goes to a worker.
-QUICK = frozenset({"info", "stats"})
+QUICK = frozenset({"stats"})
 CALLS = frozenset({"keys", "info", "stats", "verify", "pin", "unpin", "flush"})
 PENDING_MAX = 64
 
@@ -143,6 +143,8 @@ class Node:
         if event.operation == RENEW:
             return [Renew(event.connection, event.request)]
         if event.operation == BYE:
+            self._peers.pop(event.connection, None)
+            self._pending.pop(event.connection, None)
             return [Hang(event.connection), Reap()]
         name, arguments = event.body.get("name"), event.body.get("arguments", {})
         if event.operation != CALL or name not in CALLS or not isinstance(arguments, dict):

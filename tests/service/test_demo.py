@@ -57,7 +57,7 @@ def silent(*_):
 
 
 def surveyed(paths, columns=(), bytes_max=1 << 30):
-    planned = demo_input.plan([str(path) for path in paths], columns, bytes_max)
+    planned = demo_input.plan([str(path) for path in paths], columns, bytes_max, 1 << 20)
     surveys = [demo_input.survey(group, planned.columns, seed=1) for group in planned.groups]
     data = demo_input.number_pieces(planned, [survey.group for survey in surveys])
     return data, [survey.candidates for survey in surveys]
@@ -70,7 +70,7 @@ def small_job(tmp_path, monkeypatch):
     monkeypatch.setattr(demo_input, "PIECE_BYTES_MAX", 10_000)
     spec = datagen.ClusterSpec(2_000, dimension_count=4, file_count=2)
     data, candidates = surveyed([datagen.write_file(tmp_path, spec, index) for index in range(2)])
-    return Job(data, demo_input.choose_start(candidates, 5, seed=1), iterations=3, dram_bytes=1 << 20)
+    return Job(data, demo_input.choose_start(candidates, 5, seed=1), iterations=3)
 
 
 def all_rows(data):
@@ -128,6 +128,13 @@ def test_the_size_limit_cuts_whole_rows(small_job):
     paths = [group.path for group in small_job.data.groups]
     data, _ = surveyed(dict.fromkeys(paths), bytes_max=32 * 1_300)
     assert data.row_count == 1_300 and data.rows_left_out == 700
+
+
+@pytest.mark.parametrize(("dram_bytes", "piece_bytes"), [(None, 1 << 20), (64 << 20, 4 << 20), (1 << 40, 127 << 16)])
+def test_pieces_are_a_small_part_of_dram(tmp_path, dram_bytes, piece_bytes):
+    pq.write_table(pa.table({"a": np.zeros(9), "b": np.zeros(9)}), tmp_path / "t.parquet")
+    planned = demo_input.plan([str(tmp_path / "t.parquet")], [], 1 << 40, dram_bytes)
+    assert planned.groups[0].piece_rows_max == piece_bytes // 16
 
 
 @pytest.mark.parametrize(
@@ -222,7 +229,7 @@ def test_a_store_that_stays_full_is_an_error(small_job, monkeypatch):
 def report_of(job, opinion):
     reference = measure(REFERENCE, job, LocalTeam(2), None, silent)
     parquet = measure(PLACEMENTS[3], job, LocalTeam(2), None, silent)
-    return demo.make_report(demo.DemoOptions(), job, [parquet], reference, opinion)
+    return demo.make_report(demo.DemoOptions(), job, [parquet], (reference, reference), opinion)
 
 
 def test_report_without_scikit_learn_says_so(small_job, monkeypatch):
@@ -377,3 +384,37 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, number, code):
     while os.listdir(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert os.listdir(tmp_path) == []
+
+
+# With the real store
+
+
+def run_command(*arguments):
+    command = [sys.executable, "-m", "tierstore.service.cli", "demo", *arguments]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=240)
+
+
+@pytest.mark.slow
+def test_quick_demo_with_the_real_store():
+    run = run_command("--quick", "--json")
+    assert run.returncode == 0, run.stderr
+    report = json.loads(run.stdout)
+    rows = {row["name"]: row for row in report["placements"]}
+    assert list(rows) == ["dram", "dram+pmem", "dram+disk", "parquet", "numpy"]
+    assert all(check["same_bits"] for check in report["checks"][:4])
+    data_bytes, iterations = report["settings"]["data_bytes"], report["settings"]["iterations"]
+    assert rows["dram+pmem"]["disk_read_bytes"] == rows["dram+pmem"]["disk_written_bytes"] == 0
+    for name, lower in (("dram+pmem", "pmem"), ("dram+disk", "disk")):
+        tiers = rows[name]["tier_bytes"]
+        assert sum(tiers.values()) >= data_bytes * iterations
+        assert tiers[lower] > tiers["dram"] > 0.1 * data_bytes * iterations
+
+
+@pytest.mark.slow
+def test_demo_over_files_of_the_user(tmp_path):
+    random = np.random.default_rng(0)
+    table = pa.table({"id": np.arange(200_000), "x": random.normal(size=200_000), "name": ["n"] * 200_000})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=70_000)
+    run = run_command("--input", str(tmp_path / "*.parquet"), "--quick", "--json")
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout)["settings"]["columns"] == ["id", "x"]
