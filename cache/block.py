@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from tierstore.ringbuf import layout
+from tierstore.ringbuf.errors import TierstoreError
 from tierstore.ringbuf.jit import load
 
 # Up to here one more copy (Arrow's own serializer) is cheaper than a Python call per buffer.
@@ -24,7 +25,8 @@ SCHEMA_CACHE_MAX = 1024
 
 
 @lru_cache(maxsize=1)
-def _kernels() -> Any:
+def kernels() -> Any:
+    """This package's compiled kernels."""
     return load(["tierstore.cache.ipc_kernels"])
 
 
@@ -97,6 +99,8 @@ class SchemaCache:
         schema = self._known.get(message)
         if schema is None:
             schema = pa.ipc.read_schema(pa.py_buffer(message))
+            if b"ARROW:extension:name" in message:  # what it means depends on the types registered now
+                return schema
             self._known[message] = schema
             if len(self._known) > SCHEMA_CACHE_MAX:
                 self._known.popitem(last=False)
@@ -158,8 +162,8 @@ class Encoder:
         message = batch.serialize()
         frame = message.address
         body = frame + 8 + ctypes.c_uint32.from_address(frame + 4).value
-        pieces, first = self._begin(root, _kernels().buffer_count(frame))
-        count = _kernels().relayout(frame, body, 0, ctypes.addressof(pieces) + 16 * first)
+        pieces, first = self._begin(root, kernels().buffer_count(frame))
+        count = kernels().relayout(frame, body, 0, ctypes.addressof(pieces) + 16 * first)
         return self._payload(batch, root, pieces, first, count, [message, self.message])
 
     def _large(self, batch: pa.RecordBatch, root: bool) -> Payload:
@@ -178,7 +182,7 @@ def encoder_of(schema: pa.Schema) -> Encoder:
     message = schema.serialize()
     name = message.to_pybytes()
     encoder = _encoders.get(name)
-    if encoder is None:
+    if encoder is None or not encoder.schema.equals(schema):  # a type may have been registered meanwhile
         encoder = _encoders[name] = Encoder(schema, message)
         if len(_encoders) > ENCODERS_MAX:
             _encoders.popitem(last=False)
@@ -211,7 +215,7 @@ class _Frame:
         )
         self.buffers: list[pa.Buffer] = []
         self._size = 8 + size
-        self.is_batch = _kernels().buffer_count(ctypes.addressof(self._frame)) >= 0
+        self.is_batch = kernels().buffer_count(ctypes.addressof(self._frame)) >= 0
 
     def relayout(self, pieces: int) -> int:
         """List the frame and its buffers as pieces, aligned; how many."""
@@ -222,7 +226,10 @@ class _Frame:
             pair[0], pair[1], pair[3] = at, _padded(self._size), _padded(self._size)
             return 1
         parts = (ctypes.c_uint64 * max(1, len(self.buffers)))(*[part.address for part in self.buffers])
-        return int(_kernels().relayout(at, 0, ctypes.addressof(parts), pieces))
+        count = int(kernels().relayout(at, 0, ctypes.addressof(parts), pieces))
+        if count - 1 != len(self.buffers):
+            raise TierstoreError(f"Arrow wrote {len(self.buffers)} buffers and announced {count - 1}: please report it")
+        return count
 
 
 def _messages(parts: list[Any]) -> list[_Frame]:
@@ -231,12 +238,15 @@ def _messages(parts: list[Any]) -> list[_Frame]:
     position = 0
     while position < len(parts):
         part = parts[position]
-        if isinstance(part, bytes) and part == b"\xff\xff\xff\xff" and position + 2 < len(parts):
-            size = int.from_bytes(parts[position + 1], "little")
-            if size and isinstance(parts[position + 2], bytes) and len(parts[position + 2]) >= size:
-                frames.append(_Frame(parts[position + 2]))
-                position += 3
-                continue
+        if isinstance(part, bytes) and part == b"\xff\xff\xff\xff" and position + 1 < len(parts):
+            size, metadata = int.from_bytes(parts[position + 1], "little"), b""
+            position += 2
+            while len(metadata) < size:  # its padding may come as a part of its own
+                metadata += parts[position]
+                position += 1
+            if size:
+                frames.append(_Frame(metadata))
+            continue
         if isinstance(part, pa.Buffer) and part.size > 0:
             frames[-1].buffers.append(part)
         position += 1

@@ -118,9 +118,7 @@ class Cascade:
     def shrink_pool(self, pool: int) -> bool:
         """Drop one segment of CACHE data of a pool that reached its quota, from the slowest tier that has any."""
         for number in reversed(range(len(self.policies))):
-            segment = self.policies[number].victim(
-                pool, self._warmth, self._cool, lambda s: self.mutator.segment_field(s, layout.S_CLASS) == layout.CLASS_CACHE
-            )
+            segment = self.policies[number].victim(pool, self._warmth, self._cool, self._droppable)
             if segment is not None and self._drop(segment):
                 return True
         return False
@@ -149,14 +147,11 @@ class Cascade:
 
     def _push_out(self, number: int, pool: int, depth: int) -> bool:
         """Demote or drop one victim of a pool."""
-        lower = self.slower(number)
+        lower, policy = self.slower(number), self.policies[number]
+        for segment in [s for s in policy.members() if self.mutator.state(s) != layout.STATE_SEALED]:
+            policy.discard(segment)  # empty already, and only kept by somebody who still reads it
         for _ in range(4):
-            segment = self.policies[number].victim(
-                pool,
-                self._warmth,
-                self._cool,
-                lambda s: bool(lower) or self.mutator.segment_field(s, layout.S_CLASS) == layout.CLASS_CACHE,
-            )
+            segment = policy.victim(pool, self._warmth, self._cool, lambda s: bool(lower) or self._droppable(s))
             if segment is None:
                 return False
             self._step("evict.chosen")
@@ -164,9 +159,12 @@ class Cascade:
                 return True
             if self._drop(segment):
                 return True
-            self.policies[number].discard(segment)
-            self.policies[number].add(segment, pool, warm=True)
+            policy.add(segment, pool, warm=True)
         return False
+
+    def _droppable(self, segment: int) -> bool:
+        """Whether a segment holds nothing that must be kept."""
+        return self.mutator.segment_field(segment, layout.S_CLASS) == layout.CLASS_CACHE
 
     def _demote(self, segment: int, lower: list[int], depth: int) -> bool:
         for number in lower:
@@ -180,7 +178,7 @@ class Cascade:
 
     def _drop(self, segment: int) -> bool:
         """Let the CACHE blocks of a segment go; False if it holds anything else."""
-        if self.mutator.segment_field(segment, layout.S_CLASS) != layout.CLASS_CACHE:
+        if not self._droppable(segment):
             return False
         self._step("evict.drop")
         if self.mutator.address(segment):
@@ -373,7 +371,7 @@ class Cascade:
         """Bring blocks that were read often up to the fastest tier, where they may replace unread ones; bytes moved."""
         moved = 0
         for number in range(1, len(self.mutator.arenas)):
-            for segment in list(self.policies[number]._where):
+            for segment in self.policies[number].members():
                 if moved >= limit_bytes:
                     return moved
                 if self.heat(segment) < HEAT_TO_PROMOTE:

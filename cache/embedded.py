@@ -40,6 +40,7 @@ class EmbeddedControl:
             self.requests.close()
             self.engine.close()
             shutil.rmtree(self.engine.config.folder, ignore_errors=True)
+            del self.requests, self.engine  # and with them the mappings, unless views still need them
 
 
 def open_embedded(config: EngineConfig) -> Store:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from tierstore.ringbuf.atomic import load, load8, load16, load32, store, store32
 from tierstore.ringbuf.jit import helper, kernel
+from tierstore.ringbuf.layout import KEY_BYTES_MAX, R_HEADER_HASH, R_KEY_BYTES
+from tierstore.ringbuf.records import header_hash
 
 FRAME_BYTES = 8  # continuation marker and metadata size
 HEADER_DICTIONARY, HEADER_BATCH = 2, 3
@@ -94,3 +96,11 @@ def buffer_count(frame):
         return -1
     buffers = table_field(table, 2)
     return load32(follow(buffers)) if buffers != 0 else 0
+
+
+@kernel()
+def header_is_sound(head):
+    """1 if a record's header and key are what was written. head: its address, with KEY_BYTES_MAX readable behind it."""
+    if load16(head + R_KEY_BYTES) > KEY_BYTES_MAX:
+        return 0
+    return 1 if header_hash(head) == load(head + R_HEADER_HASH) else 0

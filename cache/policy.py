@@ -55,6 +55,10 @@ class Policy:
     def __len__(self) -> int:
         return len(self._where)
 
+    def members(self) -> list[int]:
+        """All segments in the rings."""
+        return list(self._where)
+
     def __contains__(self, segment: int) -> bool:
         return segment in self._where
 

@@ -16,8 +16,9 @@ from tierstore.ringbuf import layout
 from tierstore.ringbuf import session as words
 from tierstore.ringbuf.client import Session
 from tierstore.ringbuf.codes import STALE
-from tierstore.ringbuf.errors import CorruptionError, InvalidKey
+from tierstore.ringbuf.errors import CorruptionError, InvalidKey, NotFound
 
+from .block import kernels
 from .keys import check_key
 
 _MASK = 2**64 - 1
@@ -65,21 +66,16 @@ class Found:
         self._session = session
 
     def payload(self, verify: bool) -> pa.Buffer:
-        """The payload's bytes. Raises CorruptionError if they are to be checked and are not what was written."""
-        if verify and self.head:
+        """The payload's bytes. If they are to be checked and are not what was written: CorruptionError, NotFound (CACHE)."""
+        if verify and self.head and self.payload_bytes:
             state = (ctypes.c_uint64 * 9)()
             found = (
                 self._session.native.hash_payload(self._address, self.payload_bytes, ctypes.addressof(state)) & _MASK
             )
             expected = ctypes.c_uint64.from_address(self.head + layout.R_PAYLOAD_HASH).value
-            if self.payload_bytes and found != expected:
-                self._session.count(words.COUNT_CORRUPT, 1)
-                raise CorruptionError(
-                    f"segment {self.item >> layout.SEGMENT_SHIFT & layout.SEGMENT_MASK}",
-                    (self.item & layout.GRANULE_MASK) * layout.GRANULE,
-                    f"{expected:#x}",
-                    f"{found:#x}",
-                )
+            if found != expected:
+                corrupt(self._session, self.item, f"payload hash {expected:#x}", f"{found:#x}")
+                raise NotFound("the block in memory is not what was written; as it is CACHE, that is a miss")
         if self.payload_bytes == 0:
             return pa.py_buffer(b"")
         return pa.foreign_buffer(self._address, self.payload_bytes, self.owner)
@@ -125,8 +121,13 @@ class Reader:
         base = layout.ARENA_HEADER_BYTES + (segment - arena.first) * self.session.grant.segment_bytes + offset
         end = base - offset + self.session.grant.segment_bytes
         memory, start = read_range(fd, base, min(_FIRST_READ_BYTES, end - base))
+        if not kernels().header_is_sound(_address(memory) + start):
+            corrupt(self.session, item, "a record header with a valid checksum", "another")
+            return None
         fields = _HEADER.unpack_from(memory, start)
-        length, place, found_version, key_bytes, block_index = fields[0], fields[2], fields[3], fields[6], fields[9]
+        if 0 < fields[13] <= time.time() * 1000:  # its time to live has passed
+            return None
+        length, found_version, key_bytes, block_index = fields[0], fields[3], fields[6], fields[9]
         raw = key.encode()
         if key_bytes != len(raw) or block_index != index or (version and found_version != version & _MASK):
             return None
@@ -154,19 +155,36 @@ class Reader:
                 fields[15],
             ),
         )
-        self._check(found, arena.path, base, fields[4], place)
+        if not self._whole(found, fields[4]):
+            return None
         self.session.count(words.COUNT_HITS, 1)
         self.session.count(words.COUNT_READ + arena.kind, fields[5])
         del pin
         return found
 
-    def _check(self, found: Found, path: str, offset: int, expected: int, place: int) -> None:
+    def _whole(self, found: Found, expected: int) -> bool:
         """What comes from a disk is checked before anyone sees it."""
         state = (ctypes.c_uint64 * 9)()
         actual = self._native.hash_payload(found._address, found.payload_bytes, ctypes.addressof(state)) & _MASK
         if found.payload_bytes and actual != expected:
-            self.session.count(words.COUNT_CORRUPT, 1)
-            raise CorruptionError(path, offset, f"payload hash {expected:#x}", f"{actual:#x}")
+            corrupt(self.session, found.item, f"payload hash {expected:#x}", f"{actual:#x}")
+            return False
+        return True
+
+
+def corrupt(session: Session, item: int, expected: str, found: str) -> None:
+    """A block is not what was written: count it; return if it is CACHE (a miss), else raise CorruptionError.
+
+    The class is the segment's: all blocks of one segment have the same, and the header may be what is damaged.
+    """
+    session.count(words.COUNT_CORRUPT, 1)
+    segment = item >> layout.SEGMENT_SHIFT & layout.SEGMENT_MASK
+    entry = session.control.address + layout.CONTROL_HEADER_BYTES + segment * layout.SEGMENT_ENTRY_BYTES
+    if not ctypes.c_uint64.from_address(entry + layout.S_CLASS).value & layout.CLASS_KEEP:
+        return
+    arena = next(a for a in session.grant.arenas if a.first <= segment < a.first + a.segment_count)
+    base = layout.ARENA_HEADER_BYTES + (segment - arena.first) * session.grant.segment_bytes
+    raise CorruptionError(arena.path, base + (item & layout.GRANULE_MASK) * layout.GRANULE, expected, found)
 
 
 def _address(memory: Any) -> int:

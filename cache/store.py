@@ -335,6 +335,13 @@ class Store:
                 self._appender.release_all()
         self._session.close()
         self._control.close()
+        self._detach("by close()")
+
+    def _detach(self, how: str) -> None:
+        """From now on every use is refused; mappings and descriptors go with the last view."""
+        self._closed = True
+        gone: Any = _Gone(f"this store handle was closed {how}; open or connect again")
+        self._gone = self._session = self._native = self._reader = self._appender = self._control = gone
 
     def __enter__(self) -> Store:
         return self
@@ -347,9 +354,8 @@ class Store:
             self.close()
 
     def _check_open(self) -> None:
-        if self._closed or self._session.closed:
-            where = "in the parent of this forked process" if os.getpid() != self._pid else "by close()"
-            raise Closed(f"this store handle was closed {where}; open or connect again")
+        if self._closed:
+            raise Closed(self._gone.message)
 
     @staticmethod
     def _class(keep: bool) -> int:
@@ -362,6 +368,16 @@ class Store:
 
             raise ConfigError("pool", name, f"configured pools are {sorted(self._pools)}; add it under [pools]")
         return number
+
+
+class _Gone:
+    """Stands where the parts of a closed store were."""
+
+    def __init__(self, message: str):
+        self.message = message
+
+    def __getattr__(self, name: str) -> Any:
+        raise Closed(self.message)
 
 
 class StreamWriter:
@@ -406,7 +422,9 @@ _stores: weakref.WeakSet[Store] = weakref.WeakSet()
 
 def _after_fork_in_child() -> None:
     for store in list(_stores):
-        store._session.after_fork()
+        if not store._closed:
+            store._session.after_fork()
+            store._detach("in this forked process; the parent's is unaffected")
 
 
 def _close_all() -> None:
