@@ -7,6 +7,7 @@ visible. Rows are read back in the order 1, 2, ..., 0.
 from __future__ import annotations
 
 import ctypes
+import math
 import struct
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from .keys import check_key
 
 # A block is split by rows to fill a segment only where at least this much of the segment is left.
 SPLIT_SHARE = 8
+EXPIRY_MS_MAX = 1 << 62
 SPLIT_ROWS = 64  # splits fall on whole bytes of validity bitmaps, so slices need no copy
 
 
@@ -78,9 +80,15 @@ class Appender:
                 first = lease.next
                 try:
                     self._template(lease, pool, kind, expiry_ms)
-                    reached = session.native.put_values(session.x, lease.address, session.request, items, position)
-                    session.version = int(session._request_memory[words.Q_VERSION // 8])
-                    self._publish(lease, first)
+                    try:
+                        reached = session.native.put_values(session.x, lease.address, session.request, items, position)
+                    except (TypeError, UnicodeEncodeError):
+                        for key, _ in items[position:]:
+                            check_key(key)
+                        raise
+                    finally:  # what came before a bad item is stored
+                        session.version = int(session._request_memory[words.Q_VERSION // 8])
+                        self._publish(lease, first)
                 finally:
                     session.native.lease_leave(session.x)
                 if reached < len(items):
@@ -126,16 +134,22 @@ class Appender:
         if result < 0:
             raise CorruptionError(f"segment {lease.segment}", first, "a publishable record", f"refusal {result}")
 
-    def append(self, lease: Lease, block: Block) -> None:
-        """Copy one block into an entered lease; it fits."""
+    def claim(self, pool: int, kind: int, length: int) -> tuple[Lease, int]:
+        """Room for one record in an open lease, and its offset there. The lease stays entered, for one open writer more."""
         session = self.session
         with session.lock:
-            offset = lease.next
-            target = int(lease.words[words.L_BASE // 8]) + offset
-            length = record_bytes(len(block.key), block.payload_bytes)
-            generation = int(lease.words[words.L_GENERATION // 8])
-            session.native.claim_record(target, length, generation)
+            lease = self.lease_with(pool, kind, length)
+            offset, generation = lease.next, int(lease.words[words.L_GENERATION // 8])
+            session.native.claim_record(int(lease.words[words.L_BASE // 8]) + offset, length, generation)
             lease.next = offset + length
+            lease.open_writers += 1
+        return lease, offset
+
+    def append(self, lease: Lease, offset: int, length: int, block: Block) -> None:
+        """Copy one block into the room claimed for it."""
+        session = self.session
+        target = int(lease.words[words.L_BASE // 8]) + offset
+        generation = int(lease.words[words.L_GENERATION // 8])
         request = ctypes.create_string_buffer(words.REQUEST_BYTES)
         at = ctypes.addressof(request)
         flush = int(session.kinds[lease.segment]) == layout.KIND_PMEM
@@ -344,7 +358,6 @@ class ObjectWriter:
     # --- records ------------------------------------------------------------------------------------------------------------
 
     def _append(self, payload: Payload, root: bool) -> None:
-        appender, session = self.appender, self.appender.session
         index = 0 if root else self._blocks + 1
         block = Block(self, index, payload)
         self._blocks += 1
@@ -352,13 +365,11 @@ class ObjectWriter:
         self._bytes += block.value_bytes
         if root:
             block.count, block.object_bytes, block.object_rows = self._blocks, self._bytes, self._rows
-        with session.lock:
-            lease = appender.lease_with(self.pool, self.kind, record_bytes(len(self.key), block.payload_bytes))
-            lease.open_writers += 1
-            first = lease.next
+        length = record_bytes(len(self.key), block.payload_bytes)
         # The lease stays entered until the object is published: an idle one may be taken back with what lies in it.
-        self._ranges.append((lease, first, first + record_bytes(len(self.key), block.payload_bytes)))
-        appender.append(lease, block)
+        lease, first = self.appender.claim(self.pool, self.kind, length)
+        self._ranges.append((lease, first, first + length))
+        self.appender.append(lease, first, length, block)
 
     def place(self, index: int) -> int:
         """Where in the index block ``index`` belongs."""
@@ -409,8 +420,8 @@ def place_of(key_hash: int, index: int) -> int:
 
 def expiry_of(ttl: float | None) -> int:
     """Unix milliseconds at which a time to live of ``ttl`` seconds ends; 0 for never."""
-    if ttl is None:
+    if ttl is None or ttl == math.inf:
         return 0
     if not ttl > 0:
         raise ValueError(f"ttl = {ttl!r} must be a positive number of seconds, or None for no limit")
-    return int((time.time() + ttl) * 1000)
+    return min(int((time.time() + ttl) * 1000), EXPIRY_MS_MAX)

@@ -159,12 +159,15 @@ class Requests:
                     place = engine.cascade._number(segment)
                     if numbers is not None and place in numbers and pinned is None:
                         continue
-                    target = place if numbers is None or place in numbers else numbers[0]
+                    # What is unpinned where all is pinned goes down; a tier may have several arenas.
+                    choices = [place, *engine.cascade.slower(place)] if numbers is None else numbers
+                    choices = [place] if numbers is not None and place in numbers else choices
                     rows = engine.cascade.records(segment)
                     one = chosen(rows, rows[:-1, ROW_ITEM] == block.item & (2**64 - 1))
-                    moved = engine.cascade.move(segment, one, target, pinned)
+                    tries = (engine.cascade.move(segment, one, target, pinned) for target in choices)
+                    moved = next((got for got in tries if got is not None), None)
                     if moved is None:
-                        engine.cascade.make_room(target)
+                        engine.cascade.make_room(choices[0])
                         break
                 engine.cascade.finish_all()
             if moved is not None:

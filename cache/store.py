@@ -240,7 +240,11 @@ class Store:
         """
         if self._closed or self._session.closed:
             self._check_open()
-        view = self._native.get_view(self._x, key)
+        try:
+            view = self._native.get_view(self._x, key)
+        except (TypeError, UnicodeEncodeError):
+            check_key(key)
+            raise
         if type(view) is memoryview:
             return view
         return self._slow_view(key, view)
@@ -248,7 +252,13 @@ class Store:
     def get_many(self, keys: Sequence[str]) -> list[memoryview | None]:
         """The values under many keys, None where a key is absent. Cost: 0.2 us each."""
         self._check_open()
-        views = self._native.get_views(self._x, keys if type(keys) is list else list(keys))
+        keys = keys if type(keys) is list else list(keys)
+        try:
+            views = self._native.get_views(self._x, keys)
+        except (TypeError, UnicodeEncodeError):
+            for key in keys:
+                check_key(key)
+            raise
         for position, view in enumerate(views):
             if type(view) is int:
                 try:
@@ -270,7 +280,11 @@ class Store:
 
     def __contains__(self, key: str) -> bool:
         self._check_open()
-        code = self._native.contains(self._x, key)
+        try:
+            code = self._native.contains(self._x, key)
+        except (TypeError, UnicodeEncodeError):
+            check_key(key)
+            raise
         if code == STALE:
             self._control.renew(self._session)
             code = self._native.contains(self._x, key)

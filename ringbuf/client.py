@@ -144,7 +144,7 @@ class Session:
         self._request_memory[words.Q_TRAP // 8] = self.x + words.X_TRAP
         self.leases: dict[tuple[int, int], Lease] = {}
         self.closed = False
-        self.renew: Callable[[], None] = lambda: None  # set by the store: map the index of a new daemon
+        self.renew: Callable[[], None] = _nothing  # set by the store: map the index of a new daemon
         self._entered: set[int] = set()
         self._map(grant)
         self.version = self._get(self.slot_address + layout.P_NONCE)
@@ -329,3 +329,8 @@ class Session:
     def close(self) -> None:
         """No further use; mappings and the slot's lock stay until the last view is gone."""
         self.closed = True
+        self.renew = _nothing  # it refers to this session: with the circle open, the lock goes with the last reference
+
+
+def _nothing() -> None:
+    """Before a store set it, and after close()."""

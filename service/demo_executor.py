@@ -1,11 +1,13 @@
 """One executor of the demo: a process that holds, maps or reads its share of the pieces and runs the kernel on them.
 
-It obeys one pipe: a command with arguments in, a result (or the text of an exception) out. The pipe's end is the end of
-the executor; if the driver died without saying so, the executor also removes what that driver left behind.
+It obeys one pipe: a command with arguments in, a result (or the text of an exception) out. If the driver dies, the kernel
+sends SIGTERM and the pipe ends: the executor stops what it does, and removes what that driver left behind.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 import traceback
@@ -20,7 +22,10 @@ import pyarrow as pa
 from tierstore.ringbuf.errors import Full
 
 from . import datagen, demo_check, demo_input, kmeans
+from .demo_folder import sweep
+from .demo_guard import end_with_parent
 
+DAEMON_GRACE_S = 1.0  # a daemon that got the same signal removes its own files first
 PUT_PATIENCE_S = 60.0  # a full tier empties as fast as the next one takes its blocks
 
 
@@ -214,11 +219,17 @@ def serve(pipe: Connection, worker: Worker) -> bool:
 
 def main() -> None:
     """Arguments DESCRIPTOR ROOT...: an inherited pipe, and where folders of dead runs may be."""
+    signal.signal(signal.SIGTERM, _leave)
+    end_with_parent()
     pa.set_cpu_count(1)  # one core each: two executors must not fight over cores with pools of threads
     pa.set_io_thread_count(1)
-    worker = Worker()
-    if not serve(Connection(int(sys.argv[1])), worker):
-        from .demo_folder import sweep
+    if not serve(Connection(int(sys.argv[1])), Worker()):
+        _leave(0, None)
 
-        worker.close()
-        sweep([Path(root) for root in sys.argv[2:]])
+
+def _leave(number: int, frame: object) -> None:
+    """Sweep after a dead driver and exit at once: closing a store whose daemon is gone would wait for its return."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(DAEMON_GRACE_S)
+    sweep([Path(root) for root in sys.argv[2:]])
+    os._exit(1)

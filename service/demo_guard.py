@@ -14,9 +14,14 @@ import sys
 PR_SET_PDEATHSIG = 1
 
 
+def end_with_parent() -> None:
+    """Have the kernel send this process SIGTERM when its parent dies."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def main() -> None:
     """Ask for the signal, then become the program; do nothing if the parent died before the asking."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    end_with_parent()
     if os.getppid() == int(sys.argv[1]):
         os.execvp(sys.argv[2], sys.argv[2:])
 

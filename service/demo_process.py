@@ -18,15 +18,15 @@ from typing import Any, Protocol, cast
 
 from tierstore.ringbuf.errors import PeerLost, TierstoreError
 
-from .config import RESERVED, StoreConfig
+from .config import RESERVED
 from .demo_executor import Store, Worker, connect
-from .layout import remove_dead
 
 ANSWER_SECONDS_MAX = 300.0
 READY_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 20.0  # a daemon may have much to unlink
 GOODBYE_SECONDS_MAX = 2.0  # an executor in the middle of a load is not worth waiting for
 _POLL_S = 0.5
+_REMOVE_DEAD = "from tierstore.service import config, layout; layout.remove_dead(config.StoreConfig())"
 # Not -m: the module would be called __main__ there, and its results could not be unpickled here.
 _EXECUTOR = "from tierstore.service.demo_executor import main; main()"
 
@@ -139,8 +139,9 @@ class ProcessTeam:
             except OSError:
                 pass
             pipe.close()
+        deadline = time.monotonic() + GOODBYE_SECONDS_MAX
         for process, _ in self._members:
-            _end(process, GOODBYE_SECONDS_MAX)
+            _end(process, max(0.0, deadline - time.monotonic()))
         self._members = []
 
 
@@ -207,7 +208,8 @@ class Daemon:
             self._process.send_signal(signal.SIGTERM)
         _end(self._process, STOP_SECONDS_MAX)
         if self._process.returncode < 0:  # it could not remove its memory itself
-            remove_dead(StoreConfig())
+            # In a process of its own: this one was a client, whose lock makes the store look alive.
+            subprocess.run([sys.executable, "-c", _REMOVE_DEAD], check=False, timeout=STOP_SECONDS_MAX)
 
 
 def _end(process: subprocess.Popen[bytes], patience_s: float) -> None:
