@@ -148,8 +148,8 @@ class Cascade:
     def _push_out(self, number: int, pool: int, depth: int) -> bool:
         """Demote or drop one victim of a pool."""
         lower, policy = self.slower(number), self.policies[number]
-        for segment in [s for s in policy.members() if self.mutator.state(s) != layout.STATE_SEALED]:
-            policy.discard(segment)  # empty already, and only kept by somebody who still reads it
+        for gone in [s for s in policy.members() if self.mutator.state(s) != layout.STATE_SEALED]:
+            policy.discard(gone)  # empty already, and only kept by somebody who still reads it
         for _ in range(4):
             segment = policy.victim(pool, self._warmth, self._cool, lambda s: bool(lower) or self._droppable(s))
             if segment is None:

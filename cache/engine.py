@@ -131,7 +131,7 @@ class Engine:
         for _ in range(4):
             if self._unbacked:
                 self._back(self._unbacked[0])
-        for number, pool in wanted:
+        for _, pool in wanted:
             if pool:
                 self.cascade.shrink_pool(pool - 1)
         for number in range(len(self.mutator.arenas)):

@@ -187,7 +187,12 @@ def forker(socket: str) -> None:
     _, status = os.waitpid(child, 0)
     assert bytes(view) == b"p" * 5000
     store.put_bytes("after", b"a", keep=True)
-    say("parent", os.waitstatus_to_exitcode(status), bytes(store.get_bytes("child")).decode(), len(store.get_bytes("after")))
+    say(
+        "parent",
+        os.waitstatus_to_exitcode(status),
+        bytes(store.get_bytes("child")).decode(),
+        len(store.get_bytes("after")),
+    )
     store.close()
 
 
@@ -240,4 +245,4 @@ BODIES = {body.__name__: body for body in (holder, reader_writer, reader, forker
 
 
 if __name__ == "__main__":
-    BODIES[sys.argv[1]](*sys.argv[2:])  # type: ignore[operator]
+    BODIES[sys.argv[1]](*sys.argv[2:])

@@ -1,4 +1,4 @@
-"""A client that works at random and is meant to be killed: ``python -m tierstore.emulation.victim SOCKET SEED SECONDS``.
+"""A client that works at random and is meant to be killed: ``python -m tierstore.emulation.victim SOCKET SEED SECONDS [KINDS]``.
 
 It prints one line before and one after each change ("try KEY N", "done KEY N", "gone KEY"), so that whoever killed it knows
 what was acknowledged. Every value says which key and which put it belongs to, so foreign or torn bytes give themselves away.
@@ -32,7 +32,9 @@ def table_of(key: str, number: int) -> pa.Table:
     """The table of put ``number`` of a key; some are larger than a segment of 1 MiB."""
     generator = np.random.default_rng(abs(hash_of(f"{key}/{number}")))
     rows = int(generator.choice([10, 5_000, 100_000]))
-    return pa.table({"n": np.full(rows, number), "x": generator.random(rows)}, metadata={"key": key, "number": str(number)})
+    return pa.table(
+        {"n": np.full(rows, number), "x": generator.random(rows)}, metadata={"key": key, "number": str(number)}
+    )
 
 
 def hash_of(text: str) -> int:
@@ -45,12 +47,14 @@ def number_of(store: Store, key: str) -> int:
     if key.startswith("t"):
         table = store.get(key)
         number = int(table.schema.metadata[b"number"])
-        assert table.schema.metadata[b"key"].decode() == key and table.equals(table_of(key, number)), f"foreign table at {key}"
+        assert table.schema.metadata[b"key"].decode() == key and table.equals(table_of(key, number)), (
+            f"foreign table at {key}"
+        )
         return number
     value = bytes(store.get_bytes(key))
-    found, number = value.split(b" ", 2)[:2]
-    assert found.decode() == key and value == value_of(key, int(number)), f"foreign bytes at {key}"
-    return int(number)
+    found, text = value.split(b" ", 2)[:2]
+    assert found.decode() == key and value == value_of(key, int(text)), f"foreign bytes at {key}"
+    return int(text)
 
 
 def say(*words: object) -> None:
@@ -58,13 +62,14 @@ def say(*words: object) -> None:
     print(*words, flush=True)
 
 
-def work(socket: str, seed: int, seconds: float) -> None:
+def work(socket: str, seed: int, seconds: float, kinds: str = "btc") -> None:
     """Put, read, and delete at random until the time is over."""
     store, generator = tierstore.connect(socket), random.Random(seed)
-    deadline, number, held = time.monotonic() + seconds, 0, []
+    deadline, number = time.monotonic() + seconds, 0
+    held: list[object] = []
     while time.monotonic() < deadline:
         number += 1
-        kind = generator.choice("btc")  # bytes and tables are KEEP, c is CACHE
+        kind = generator.choice(kinds)  # bytes and tables are KEEP, c is CACHE
         key = f"{kind}{seed}-{generator.randrange(KEY_COUNT)}"
         action = generator.random()
         if action < 0.5:
@@ -92,4 +97,4 @@ def work(socket: str, seed: int, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    work(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))
+    work(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), *sys.argv[4:])

@@ -64,12 +64,16 @@ def recover(mutator: Mutator) -> Recovery:
 
 def _find_incomplete(mutator: Mutator, segment: int, found: Recovery) -> None:
     """Note the blocks of objects that are not whole; the mutator, once it runs, takes them out."""
+    if mutator.state(segment) == layout.STATE_LEASED:
+        return  # its client lives and may be about to publish the root
     room = max(1, mutator.segment_field(segment, layout.S_LIVE_COUNT))
     out = np.zeros((room, LISTED_BYTES // 8), "<u8")
     image = SegmentImage(mutator, segment)
     count = mutator.native.incomplete(mutator.core, segment, image.address, out.ctypes.data, room)
     if count:
-        found.lost_keep += int((out[:count, 4] & 1).sum())
+        # Blocks without a root belong to a put that was never acknowledged; a root without blocks is a loss.
+        roots = out[:count, 4] >> np.uint64(16) == 0
+        found.lost_keep += int((out[:count, 4][roots] & np.uint64(1)).sum())
         found.incomplete.append((segment, np.ascontiguousarray(out[:count, :2])))
 
 

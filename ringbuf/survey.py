@@ -113,8 +113,12 @@ def recover_record(d, segment, offset, head, length):
     if old_segment == segment and old_offset == offset:
         return 0
     old_head = head_at(d, old_segment, old_offset)
-    older = old_head == 0 or (load(old_head + R_VERSION) != version and load(old_head + R_PUBLISHED) < load(head + R_PUBLISHED))
-    if not older:  # a copy that a move left behind, or an older version: it must not come back when the other is deleted
+    older = old_head == 0 or (
+        load(old_head + R_VERSION) != version and load(old_head + R_PUBLISHED) < load(head + R_PUBLISHED)
+    )
+    if (
+        not older
+    ):  # a copy that a move left behind, or an older version: it must not come back when the other is deleted
         mark_dead(d, segment, offset)
         return 0
     entry = entry_of(d, old_segment)
@@ -149,7 +153,7 @@ def incomplete(d, segment, image, out, room):
             store(entry + 8, item)
             store(entry + 16, offset)
             store(entry + 24, length)
-            store(entry + 32, load8(head + R_CLASS))
+            store(entry + 32, load8(head + R_CLASS) | load32(head + R_BLOCK_INDEX) << 16)
             store(entry + 40, 0)
             total += 1
         offset += length

@@ -56,7 +56,9 @@ class Daemon:
     def _listen(self) -> None:
         """Take the socket's place: a path of a dead daemon is replaced, a living one is not (the engine's lock knows)."""
         if os.path.exists(self._path) and not stat.S_ISSOCK(os.stat(self._path).st_mode):
-            raise ConfigError("socket", self._path, "a path that is free, or a socket of a dead daemon; a file is there")
+            raise ConfigError(
+                "socket", self._path, "a path that is free, or a socket of a dead daemon; a file is there"
+            )
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)

@@ -119,13 +119,23 @@ def direct_io(path: str) -> bool:
 
 def _memory(config: StoreConfig, proc: str, sys: str) -> Iterator[Finding]:
     limit = memory_limit(proc, os.path.join(sys, "fs/cgroup"))
-    wanted = config.dram_bytes + (config.pmem_bytes if config.pmem_path and in_memory(existing(config.pmem_path)) else 0)
+    wanted = config.dram_bytes + (
+        config.pmem_bytes if config.pmem_path and in_memory(existing(config.pmem_path)) else 0
+    )
     value = f"{format_size(limit)} may be used, the memory tiers want {format_size(wanted)}"
     if wanted > limit:
-        yield Finding("memory", "limit", value, BAD, remedy="make dram (and an emulated pmem in memory) smaller, or raise the "
-                      "container's memory limit: memory of a tmpfs counts")
+        yield Finding(
+            "memory",
+            "limit",
+            value,
+            BAD,
+            remedy="make dram (and an emulated pmem in memory) smaller, or raise the "
+            "container's memory limit: memory of a tmpfs counts",
+        )
     elif wanted > limit * 3 // 4:
-        yield Finding("memory", "limit", value, WARN, remedy="leave a quarter of the memory to the processes that use the store")
+        yield Finding(
+            "memory", "limit", value, WARN, remedy="leave a quarter of the memory to the processes that use the store"
+        )
     else:
         yield Finding("memory", "limit", value)
 
@@ -137,13 +147,24 @@ def _dram(config: StoreConfig, proc: str, sys: str) -> Iterator[Finding]:
     if in_memory(folder):
         yield Finding("dram", "file system", f"{kind} at {folder}", durability=durability)
     else:
-        yield Finding("dram", "file system", f"{kind} at {folder}", WARN, durability,
-                      "put dram_dir on a tmpfs (/dev/shm): on a disk file system the kernel writes it back all the time")
+        yield Finding(
+            "dram",
+            "file system",
+            f"{kind} at {folder}",
+            WARN,
+            durability,
+            "put dram_dir on a tmpfs (/dev/shm): on a disk file system the kernel writes it back all the time",
+        )
     status = os.statvfs(folder)
     total = status.f_blocks * status.f_frsize
     if total <= DOCKER_SHM_BYTES:
-        yield Finding("dram", "container limit", f"{folder} holds {format_size(total)} in all", BAD,
-                      remedy=f"start the container with --shm-size={format_size(config.dram_bytes * 5 // 4)}")
+        yield Finding(
+            "dram",
+            "container limit",
+            f"{folder} holds {format_size(total)} in all",
+            BAD,
+            remedy=f"start the container with --shm-size={format_size(config.dram_bytes * 5 // 4)}",
+        )
     yield _room("dram", folder, config.dram_bytes, f"make dram smaller, or mount -o remount,size=SIZE {folder}")
     yield _writable("dram", folder)
     yield _huge_pages(options, sys)
@@ -158,9 +179,14 @@ def _huge_pages(options: str, sys: str) -> Finding:
         pass
     if "huge=" in options or setting in ("always", "advise", "force"):
         return Finding("dram", "huge pages", f"mount {options!r}, shmem_enabled {setting or 'unknown'}")
-    return Finding("dram", "huge pages", f"off (shmem_enabled {setting or 'unknown'})", NOTE,
-                   remedy="for faster first use and random reads: mount -t tmpfs -o huge=always tierstore /mnt/tierstore, then "
-                          "dram_dir = /mnt/tierstore")
+    return Finding(
+        "dram",
+        "huge pages",
+        f"off (shmem_enabled {setting or 'unknown'})",
+        NOTE,
+        remedy="for faster first use and random reads: mount -t tmpfs -o huge=always tierstore /mnt/tierstore, then "
+        "dram_dir = /mnt/tierstore",
+    )
 
 
 def _pmem(config: StoreConfig, proc: str) -> Iterator[Finding]:
@@ -169,13 +195,24 @@ def _pmem(config: StoreConfig, proc: str) -> Iterator[Finding]:
     if map_sync(path):
         yield Finding("pmem", "kind", f"DAX, MAP_SYNC works ({kind})", durability="durable at acknowledgement")
     elif in_memory(existing(path)):
-        yield Finding("pmem", "kind", f"emulated on {kind}, no MAP_SYNC", NOTE, "emulated: volatile at power loss",
-                      "for real persistence give a path on a DAX mount (mount -o dax) or a /dev/dax device")
+        yield Finding(
+            "pmem",
+            "kind",
+            f"emulated on {kind}, no MAP_SYNC",
+            NOTE,
+            "emulated: volatile at power loss",
+            "for real persistence give a path on a DAX mount (mount -o dax) or a /dev/dax device",
+        )
     else:
         dax = "mounted with dax, but " if "dax" in options.split(",") else ""
-        yield Finding("pmem", "kind", f"emulated on {kind}, {dax}no MAP_SYNC", NOTE,
-                      "emulated: durable after fsync at the acknowledged point",
-                      "for speed without fsync give a path on a DAX mount (mount -o dax) or a /dev/dax device")
+        yield Finding(
+            "pmem",
+            "kind",
+            f"emulated on {kind}, {dax}no MAP_SYNC",
+            NOTE,
+            "emulated: durable after fsync at the acknowledged point",
+            "for speed without fsync give a path on a DAX mount (mount -o dax) or a /dev/dax device",
+        )
     yield Finding("pmem", "profile", config.pmem_profile)
     yield _room("pmem", path, config.pmem_bytes, "make pmem smaller or free room there")
     yield _writable("pmem", path)
@@ -191,8 +228,13 @@ def _disk(path: str, size: int, proc: str) -> Iterator[Finding]:
     if direct_io(path):
         yield Finding(subject, "O_DIRECT", "works")
     else:
-        yield Finding(subject, "O_DIRECT", "refused", WARN, remedy="use a file system with direct I/O (ext4, xfs): else blocks "
-                      "also fill the page cache")
+        yield Finding(
+            subject,
+            "O_DIRECT",
+            "refused",
+            WARN,
+            remedy="use a file system with direct I/O (ext4, xfs): else blocks also fill the page cache",
+        )
     yield _room(subject, path, size, "make this directory's share smaller or free room there")
     yield _writable(subject, path)
 
@@ -205,16 +247,25 @@ def _machine(proc: str, sys: str) -> Iterator[Finding]:
     yield Finding("machine", "kernel", os.uname().release)
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files < 4096:
-        yield Finding("machine", "open files", str(files), WARN, remedy="ulimit -n 65536: each client takes a connection")
+        yield Finding(
+            "machine", "open files", str(files), WARN, remedy="ulimit -n 65536: each client takes a connection"
+        )
     else:
         yield Finding("machine", "open files", str(files))
     nodes = os.path.join(sys, "devices/system/node")
-    count = sum(name.startswith("node") and name[4:].isdigit() for name in os.listdir(nodes)) if os.path.isdir(nodes) else 1
+    count = (
+        sum(name.startswith("node") and name[4:].isdigit() for name in os.listdir(nodes)) if os.path.isdir(nodes) else 1
+    )
     yield Finding("machine", "NUMA nodes", str(count))
     with open(os.path.join(proc, "swaps")) as file:
         swap = len(file.read().splitlines()) > 1
-    yield Finding("machine", "swap", "on" if swap else "off", NOTE if swap else OK,
-                  remedy="memory tiers can be swapped out under pressure; leave enough memory free" if swap else None)
+    yield Finding(
+        "machine",
+        "swap",
+        "on" if swap else "off",
+        NOTE if swap else OK,
+        remedy="memory tiers can be swapped out under pressure; leave enough memory free" if swap else None,
+    )
     yield Finding("machine", "libpmem", ctypes.util.find_library("pmem") or "not installed (not needed)")
 
 
@@ -230,6 +281,12 @@ def render(findings: list[Finding]) -> Table:
         table.add_column(column, overflow="fold")
     colors = {OK: "", NOTE: "cyan", WARN: "yellow", BAD: "red"}
     for finding in findings:
-        table.add_row(finding.subject, finding.item, finding.value, finding.durability or "", finding.remedy or "",
-                      style=colors[finding.level])
+        table.add_row(
+            finding.subject,
+            finding.item,
+            finding.value,
+            finding.durability or "",
+            finding.remedy or "",
+            style=colors[finding.level],
+        )
     return table

@@ -26,7 +26,18 @@ def noise(size: int) -> bytes:
     return np.random.default_rng(size).integers(0, 256, size, "u1").tobytes()
 
 
-SIZES = [0, 1, 63, 64, 65, 4096, *(exact("k") + d for d in (-64, -1, 0, 1, 64)), SEGMENT, 3 * SEGMENT + 17, 10 * SEGMENT]
+SIZES = [
+    0,
+    1,
+    63,
+    64,
+    65,
+    4096,
+    *(exact("k") + d for d in (-64, -1, 0, 1, 64)),
+    SEGMENT,
+    3 * SEGMENT + 17,
+    10 * SEGMENT,
+]
 IN_TIERS = [size for size in SIZES if size < 5 * SEGMENT]  # an object must fit in dram when it is put
 
 
@@ -83,7 +94,9 @@ def test_a_dictionary_larger_than_a_segment(rows: int, store: Store) -> None:
 
 
 def test_string_views_that_share_a_buffer_larger_than_a_segment(store: Store) -> None:
-    table = pa.table({"v": pa.array(["a string of more than twelve bytes %07d" % i for i in range(50_000)], pa.string_view())})
+    table = pa.table(
+        {"v": pa.array([f"a string of more than twelve bytes {i:07d}" for i in range(50_000)], pa.string_view())}
+    )
     store.put("views", table)
     store.put("few", table.slice(100, 10))
     found, few = store.get("views"), store.get("few")
@@ -105,7 +118,13 @@ def test_tables_around_a_segment(rows: int, store: Store) -> None:
 def test_many_rows_of_nested_data_larger_than_a_segment(tiered: Store) -> None:
     rows = 40_000
     lists = pa.array([[i, None, i * 2] for i in range(rows)], pa.list_(pa.int64()))
-    table = pa.table({"l": lists, "s": pa.array([f"text {i}" for i in range(rows)]), "b": pa.array([i % 3 == 0 for i in range(rows)])})
+    table = pa.table(
+        {
+            "l": lists,
+            "s": pa.array([f"text {i}" for i in range(rows)]),
+            "b": pa.array([i % 3 == 0 for i in range(rows)]),
+        }
+    )
     tiered.put("nested", table.slice(13, rows - 20), keep=True)
     for tier in ("pmem", "disk", "dram"):
         tiered.pin("nested", tier)

@@ -49,7 +49,9 @@ def test_a_missing_key_is_a_key_error(store: Store) -> None:
 
 
 def test_bytes(store: Store) -> None:
-    for number, value in enumerate((b"abc", bytearray(b"abc"), memoryview(b"abc"), np.array([1, 2], "u2"), pa.py_buffer(b"abc"))):
+    for number, value in enumerate(
+        (b"abc", bytearray(b"abc"), memoryview(b"abc"), np.array([1, 2], "u2"), pa.py_buffer(b"abc"))
+    ):
         assert store.put_bytes(f"k{number}", value) == "volatile"
         found = store.get_bytes(f"k{number}")
         assert isinstance(found, memoryview) and found.readonly and bytes(found) == bytes(memoryview(value).cast("B"))
@@ -199,7 +201,12 @@ def test_a_bad_key_is_refused(key, store: Store) -> None:
     ):
         with pytest.raises(tierstore.InvalidKey):
             call()
-    for call in (lambda: store.get(key), lambda: store.get_bytes(key), lambda: store.delete(key), lambda: store.info(key)):
+    for call in (
+        lambda: store.get(key),
+        lambda: store.get_bytes(key),
+        lambda: store.delete(key),
+        lambda: store.info(key),
+    ):
         with pytest.raises((tierstore.InvalidKey, tierstore.NotFound)):
             call()
     assert store.keys() == []
@@ -209,7 +216,9 @@ def test_the_longest_keys(store: Store) -> None:
     keys = ["k" * 4096, "k" * 4095, "ä" * 2048, "\0", "a\0b", "a\0c", " "]
     store.put_many([(key, str(number).encode()) for number, key in enumerate(keys)])
     store.put("t" * 4096, pa.table({"x": np.arange(400_000)}))
-    assert [bytes(view or b"") for view in store.get_many(keys)] == [str(number).encode() for number in range(len(keys))]
+    assert [bytes(view or b"") for view in store.get_many(keys)] == [
+        str(number).encode() for number in range(len(keys))
+    ]
     assert store.get("t" * 4096).num_rows == 400_000
 
 
@@ -297,13 +306,13 @@ def test_a_closed_store_refuses_everything() -> None:
         lambda: store.get_bytes("k"),
         lambda: store.get_many(["k"]),
         lambda: "k" in store,
-        lambda: store.keys(),
+        store.keys,
         lambda: store.info("k"),
         lambda: store.delete("k"),
         lambda: store.pin("k"),
         lambda: store.unpin("k"),
-        lambda: store.stats(),
-        lambda: store.verify(),
+        store.stats,
+        store.verify,
         lambda: store.writer("k", TABLE.schema).__enter__(),
         lambda: writer.__exit__(None, None, None),
     ):

@@ -64,7 +64,12 @@ def texts() -> Iterator[pa.Array]:
 def nested() -> Iterator[pa.Array]:
     point = pa.struct([pa.field("x", pa.int32(), metadata={"unit": "m"}), pa.field("y", pa.list_(pa.string()))])
     points = [{"x": 1, "y": ["a", None]}, {"x": None, "y": []}, {"x": 3, "y": None}]
-    for kind in (pa.list_(pa.int16()), pa.large_list(pa.int16()), pa.list_view(pa.int16()), pa.large_list_view(pa.int16())):
+    for kind in (
+        pa.list_(pa.int16()),
+        pa.large_list(pa.int16()),
+        pa.list_view(pa.int16()),
+        pa.large_list_view(pa.int16()),
+    ):
         yield some([[], [1], [1, None, 3]], kind)
     yield some([[1, 2, None], [4, 5, 6]], pa.list_(pa.int64(), 3))
     yield some(points, point)
@@ -233,7 +238,10 @@ def test_chunks_with_different_dictionaries(store: Store) -> None:
     chunks = [pa.array(words).dictionary_encode() for words in (["a", "b"], ["c", "a", "c"], ["zz"])]
     table = pa.table({"w": pa.chunked_array(chunks)})
     nested_table = pa.Table.from_batches(
-        [pa.record_batch({"l": pa.ListArray.from_arrays(pa.array([0, len(chunk)], pa.int32()), chunk)}) for chunk in chunks]
+        [
+            pa.record_batch({"l": pa.ListArray.from_arrays(pa.array([0, len(chunk)], pa.int32()), chunk)})
+            for chunk in chunks
+        ]
     )
     for name, value in (("flat", table), ("nested", nested_table)):
         store.put(name, value)

@@ -36,6 +36,7 @@ class Node:
             self.pmem: str | None = pmem
         else:
             self.pmem = None
+        self.kinds = "btc" if tiers else "c"
         self.process: subprocess.Popen[bytes] | None = None
         self.folder = ""
 
@@ -55,13 +56,13 @@ class Node:
                 self.folder = os.path.dirname(store.stats()["tiers"]["dram"]["paths"][0])
                 return store
             except tierstore.PeerLost:
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline or (self.process is not None and self.process.poll() is not None):
                     raise
                 time.sleep(0.02)
 
     def victim(self, seed: int, seconds: float, kill_at: str = "") -> subprocess.Popen[str]:
         """A client process that works at random."""
-        command = [sys.executable, "-m", "tierstore.emulation.victim", self.socket, str(seed), str(seconds)]
+        command = [sys.executable, "-m", "tierstore.emulation.victim", self.socket, str(seed), str(seconds), self.kinds]
         environment = {**os.environ, "TIERSTORE_KILL_AT": kill_at}
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
