@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 from rich.console import Console
@@ -27,5 +28,5 @@ def run(options: dict[str, Any], as_json: bool) -> int:
         text = report.to_json()
         print(text if isinstance(text, str) else json.dumps(text, indent=2))
     else:
-        Console().print(report.table())
+        report.show(Console(width=None if sys.stdout.isatty() else 140))
     return 0 if report.agrees else 1

@@ -13,8 +13,8 @@ the block alone, so the same block gives the same bits wherever it is kept.
 from __future__ import annotations
 
 from tierstore.ringbuf.jit import helper, kernel
+from tierstore.ringbuf.vectors import MICRO_ROWS, load_float, load_int, nearest_of, prefetch, store_float, store_int
 
-from .demo_vectors import MICRO_ROWS, load_float, load_int, nearest_of, prefetch, store_float, store_int
 from .kmeans import GROUP, STRIDE, TILE_ROWS
 
 assert TILE_ROWS % MICRO_ROWS == 0, "a tile is whole micro-tiles"
