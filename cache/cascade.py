@@ -326,6 +326,11 @@ class Cascade:
         if target.staging is not None:
             self._staging.append(target.staging)
 
+    def finish_arena(self, number: int) -> None:
+        """Seal an arena's open targets, so that what lies in them can move on."""
+        for name in [name for name in self._targets if name[0] == number]:
+            self._finish(name)
+
     def finish_all(self) -> None:
         """Seal all open targets."""
         for name in list(self._targets):

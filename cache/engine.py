@@ -152,7 +152,13 @@ class Engine:
             return
         goal = self.mutator.reserve_count() + min(FREE_AHEAD, arena.segment_count // 8 + 1)
         for _ in range(4):
-            if self.mutator.free_count(number) >= goal or not self.cascade.make_room(number):
+            if self.mutator.free_count(number) >= goal:
+                return
+            if not self.cascade.make_room(number):
+                if self.mutator.free_count(number) <= self.mutator.reserve_count():
+                    self.cascade.finish_arena(
+                        number
+                    )  # nothing else may go: what moves are filling may, once it is sealed
                 return
             for _ in range(5):  # the mutator frees an emptied segment at its next round, unless somebody still reads it
                 if self.mutator.free_count(number) >= goal:

@@ -282,8 +282,18 @@ class Session:
                 raise TierstoreError(f"the daemon refused a lease for pool {pool}, class {kind}, arena {arena}")
             if time.monotonic() > deadline:
                 raise self._full(segment, pool)
+            if segment == layout.RESULT_NONE_FREE:
+                self._give_back_idle(alive)
             time.sleep(pause_s)
             pause_s = min(pause_s * 1.5, LEASE_POLL_S)
+
+    def _give_back_idle(self, alive: Callable[[], None]) -> None:
+        """Where room is short, leases of other pools and classes that nothing unpublished lies in go first."""
+        with self.lock:
+            for name, lease in list(self.leases.items()):
+                if lease.open_writers == 0:
+                    del self.leases[name]
+                    self.seal(alive, lease)
 
     def _full(self, result: int, pool: int) -> Full:
         if result == layout.RESULT_QUOTA:

@@ -1,9 +1,9 @@
 """tierstore: columnar blocks kept across memory, persistent memory and disk, handed out without copying.
 
-    import tierstore as ts
-    store = ts.connect()                    # the node's daemon, else an embedded store
-    store.put("k", table)
-    table = store.get("k", columns=["a"])   # zero-copy
+import tierstore as ts
+store = ts.connect()                    # the node's daemon, else an embedded store
+store.put("k", table)
+table = store.get("k", columns=["a"])   # zero-copy
 """
 
 from tierstore.cache.store import Store, StreamWriter
