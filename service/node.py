@@ -147,7 +147,7 @@ class Node:
             self._pending.pop(event.connection, None)
             return [Hang(event.connection), Reap()]
         name, arguments = event.body.get("name"), event.body.get("arguments", {})
-        if event.operation != CALL or name not in CALLS or not isinstance(arguments, dict):
+        if event.operation != CALL or not isinstance(name, str) or name not in CALLS or not isinstance(arguments, dict):
             unknown = protocol.ProtocolError(
                 f"operation {event.operation} {name!r} is not known; calls are {sorted(CALLS)}"
             )

@@ -81,7 +81,7 @@ class Decoder:
 def _body(raw: bytes) -> dict[str, Any]:
     try:
         body = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProtocolError(f"a frame's body is not JSON: {error}") from None
     if not isinstance(body, dict):
         raise ProtocolError(f"a frame's body is {type(body).__name__}, not an object")

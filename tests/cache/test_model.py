@@ -9,7 +9,7 @@ import uuid
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from hypothesis.strategies import booleans, integers, sampled_from
 
@@ -123,7 +123,9 @@ class Machine(RuleBasedStateMachine):
 
 
 @pytest.mark.slow
-def test_the_store_behaves_like_a_dictionary() -> None:
+def test_the_store_behaves_like_a_dictionary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tierstore.ringbuf.client.LEASE_WAIT_S", 3.0)  # a run that is full fails soon
+    monkeypatch.setattr("tierstore.cache.requests.MOVE_WAIT_S", 3.0)
     run_state_machine_as_test(
         Machine,
         settings=settings(
@@ -133,6 +135,7 @@ def test_the_store_behaves_like_a_dictionary() -> None:
             derandomize=True,
             database=None,
             print_blob=False,
+            phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -8,7 +8,20 @@ from hypothesis.strategies import binary, dictionaries, integers, lists, text
 
 from tierstore.ringbuf import errors
 from tierstore.service import protocol
-from tierstore.service.node import Admit, Answer, Arrived, Connected, Finished, Hang, Lost, Node, Reap, Renew, Run, PENDING_MAX
+from tierstore.service.node import (
+    PENDING_MAX,
+    Admit,
+    Answer,
+    Arrived,
+    Connected,
+    Finished,
+    Hang,
+    Lost,
+    Node,
+    Reap,
+    Renew,
+    Run,
+)
 
 UID = 1000
 
