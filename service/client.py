@@ -168,7 +168,11 @@ def connect(path: str | None = None) -> Store:
             raise
         return open()
     kernels()  # may take seconds the first time; a slot is asked for after that
-    grant, pools = control.hello()
+    try:
+        grant, pools = control.hello()
+    except BaseException:
+        control.close()
+        raise
     return Store(Session(grant), control, pools)
 
 

@@ -39,7 +39,10 @@ class Daemon:
         assert config.socket is not None
         self._path = config.socket
         remove_dead(config)
-        os.makedirs(os.path.dirname(self._path) or ".", mode=0o700, exist_ok=True)
+        try:
+            os.makedirs(os.path.dirname(self._path) or ".", mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise ConfigError("socket", self._path, f"a path in a folder that can be made ({error.strerror})") from None
         self.engine = Engine(engine_config(config))
         self.requests = Requests(self.engine)
         self._node = node.Node(os.getuid())
@@ -51,7 +54,12 @@ class Daemon:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._workers = ThreadPoolExecutor(WORKERS, "tierstore-call")
         self._stopping = threading.Event()
-        self._listen()
+        try:
+            self._listen()
+        except BaseException:  # nobody could use the engine: its files must not stay behind
+            self.requests.close()
+            self.engine.close()
+            raise
 
     def _listen(self) -> None:
         """Take the socket's place: a path of a dead daemon is replaced, a living one is not (the engine's lock knows)."""
