@@ -58,6 +58,7 @@ class Engine:
         self.started = time.time()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._slots_turn = threading.RLock()  # a slot is claimed and marked as held in one step
         self.held_slots: set[int] = set()  # of this process, or with an open connection
         self._unbacked: list[int] = []
         self._hits_when_aged = 0
@@ -180,22 +181,24 @@ class Engine:
 
         A slot whose connection is open is left alone: its client may not have taken the lock yet.
         """
-        for slot in list(self.mutator.active_slots()):
-            if slot not in self.held_slots and lock_holder(self.mutator.locks_fd, slot) == 0:
-                self.mutator.submit(layout.OP_REAP, offset=slot)
+        with self._slots_turn:
+            for slot in list(self.mutator.active_slots()):
+                if slot not in self.held_slots and lock_holder(self.mutator.locks_fd, slot) == 0:
+                    self.mutator.submit(layout.OP_REAP, offset=slot)
 
     # --- clients ------------------------------------------------------------------------------------------------------------
 
     def admit(self, pid: int, own: bool = False) -> Grant:
         """Give a client a slot and descriptors of its own. Raises Full where all slots are taken."""
         mutator, folder = self.mutator, self.config.folder
-        slot = mutator.claim_slot(pid)
-        if slot < 0:
-            self.reap_dead()
+        with self._slots_turn:
             slot = mutator.claim_slot(pid)
-        if slot < 0:
-            raise Full(f"all {mutator.slot_count - 1} client slots are taken; close clients or raise `clients`")
-        self.held_slots.add(slot)
+            if slot < 0:
+                self.reap_dead()
+                slot = mutator.claim_slot(pid)
+            if slot < 0:
+                raise Full(f"all {mutator.slot_count - 1} client slots are taken; close clients or raise `clients`")
+            self.held_slots.add(slot)
         arenas = [ArenaInfo(a.kind, a.first, a.segment_count, a.path) for a in mutator.arenas]
         reading = [
             os.open(a.path, os.O_RDONLY | os.O_CLOEXEC) if a.mapped else open_direct(a.path, os.O_RDONLY)

@@ -68,12 +68,13 @@ class Requests:
     def keys(self, prefix: str = "") -> list[str]:
         """All keys that begin with the prefix, sorted."""
         raw, now = prefix.encode(), int(time.time() * 1000)
-        found = []
-        for head, expiry in self._roots():
-            size = ctypes.c_uint16.from_address(head + layout.R_KEY_BYTES).value
-            key = ctypes.string_at(head + layout.RECORD_HEADER_BYTES, size)
-            if key.startswith(raw) and not 0 < expiry <= now:
-                found.append(key.decode())
+        found = set()  # a key that is replaced during the walk may be met twice
+        with self.engine.turn:  # nothing is moved meanwhile
+            for head, expiry in self._roots():
+                size = ctypes.c_uint16.from_address(head + layout.R_KEY_BYTES).value
+                key = ctypes.string_at(head + layout.RECORD_HEADER_BYTES, size)
+                if key.startswith(raw) and not 0 < expiry <= now:
+                    found.add(key.decode())
         return sorted(found)
 
     def info(self, key: str) -> dict[str, Any]:

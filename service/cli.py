@@ -19,16 +19,16 @@ socket_option = click.option("--socket", "socket", metavar="PATH", help="The dae
 
 
 class _Group(click.Group):
-    """Errors that tierstore raises on purpose are one line, not a traceback."""
+    """Errors that the user can do something about are one line, not a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except TierstoreError as error:
-            click.echo(f"tierstore: {error}", err=True)
-            ctx.exit(1)
         except BrokenPipeError:
             ctx.exit(0)
+        except (TierstoreError, OSError, ValueError, KeyError) as error:  # what was given, or its file, cannot be used
+            click.echo(f"tierstore: {error}", err=True)
+            ctx.exit(1)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -71,7 +71,6 @@ def store_options(command: Any) -> Any:
         click.option("--pmem", metavar="PATH:SIZE", help="Persistent memory: a DAX path, or a file that plays it."),
         click.option("--pmem-profile", metavar="NAME", help="How an emulated device behaves."),
         click.option("--disk", metavar="DIR:SIZE", multiple=True, help="Disk directory; may be repeated."),
-        click.option("--disk-lz4", is_flag=True, default=None, help="Compress blocks on disk."),
         click.option("--segment", metavar="SIZE", help="Segment size, 1MiB to 32MiB."),
         click.option("--clients", type=int, help="Client slots."),
         click.option("--listen", metavar="HOST:PORT", help="Serve other nodes."),

@@ -184,7 +184,6 @@ def open(
     pmem_profile: str = "none",
     segment: str | int = 0,
     pools: dict[str, str | int] | None = None,
-    disk_lz4: bool = False,
     clients: int = 16,
 ) -> Store:
     """A store inside this process, for as long as it is open.
@@ -200,7 +199,6 @@ def open(
         "pmem_profile": pmem_profile,
         "segment": segment,
         "clients": clients,
-        "disk_lz4": disk_lz4,
     }
     given = {name: value for name, value in flags.items() if value not in (None, 0, False)}
     if pools:

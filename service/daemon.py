@@ -100,9 +100,15 @@ class Daemon:
         self._stopping.set()
         os.eventfd_write(self._wake, 1)
 
+    def listen_to_signals(self, fd: int) -> None:
+        """Wake up when a signal handler is due; its byte stays unread, the handlers end the loop."""
+        self._selector.register(fd, selectors.EVENT_READ, -3)
+
     def _ready(self, number: int) -> None:
         if number == -1:
             self._accept()
+        elif number == -3:
+            return  # Python runs the handler by itself as soon as the main thread does anything
         elif number == -2:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._wake)
@@ -252,8 +258,17 @@ def _frame(answer: node.Answer) -> bytes:
 def serve(config: StoreConfig, ready: Any = None) -> None:
     """Run a daemon in the foreground until SIGTERM or SIGINT. ready: called once clients can connect."""
     daemon = Daemon(config)
+    # The kernel may hand a signal to any thread, which does not end the main thread's wait; a byte in this pipe does.
+    waking = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(waking[1], warn_on_full_buffer=False)
+    daemon.listen_to_signals(waking[0])
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, daemon.stop)
-    if ready is not None:
-        ready(daemon)
-    daemon.run()
+    try:
+        if ready is not None:
+            ready(daemon)
+        daemon.run()
+    finally:
+        signal.set_wakeup_fd(-1)
+        for fd in waking:
+            os.close(fd)

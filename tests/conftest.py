@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import time
 import uuid
 from collections.abc import Iterator
@@ -31,6 +32,9 @@ os.environ["LEAKCHECK_RUN"] = uuid.uuid4().hex
 RUN_TOKEN = f"LEAKCHECK_RUN={os.environ['LEAKCHECK_RUN']}".encode()
 
 CALL_FAILED = pytest.StashKey[bool]()
+
+# Children must be interruptible also where the tests run in the background of a shell, which ignores SIGINT.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Process(NamedTuple):

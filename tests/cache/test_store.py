@@ -247,6 +247,7 @@ def test_pools_keep_to_their_quota() -> None:
         assert store.verify(payloads=True)["ok"]
 
 
+@pytest.mark.slow
 def test_pins(store: Store) -> None:
     store.put_bytes("pinned", b"p" * 100_000)
     store.pin("pinned")
@@ -260,6 +261,7 @@ def test_pins(store: Store) -> None:
     store.delete("pinned")
 
 
+@pytest.mark.slow
 def test_cache_is_evicted_and_keep_is_not(store: Store) -> None:
     for number in range(10):
         store.put_bytes(f"keep/{number}", bytes([number]) * 900_000, keep=True)

@@ -142,12 +142,13 @@ def test_pinning_more_than_a_tier_holds_is_full(tiered: Store, monkeypatch: pyte
 
 def test_durable_means_on_disk(tiered: Store) -> None:
     assert tiered.put_bytes("d", b"x" * 5000, keep=True, durable=True) == "durable"
-    assert tiered.put("t", pa.table({"x": np.arange(300_000)}), durable=True) == "durable"
+    assert tiered.put("t", pa.table({"x": np.arange(300_000)}), keep=True, durable=True) == "durable"
     for key in ("d", "t"):
         assert tiered.info(key)["tiers"] == ["disk"] and tiered.info(key)["durability"] == "durable"
     assert bytes(tiered.get_bytes("d")) == b"x" * 5000 and tiered.get("t").num_rows == 300_000
 
 
+@pytest.mark.slow
 def test_time_to_live_holds_in_every_tier(tiered: Store) -> None:
     for tier in ("dram", "pmem", "disk"):
         tiered.put_bytes(tier, b"x", ttl=0.4)
