@@ -236,7 +236,8 @@ def opened(*options: str) -> None:
     """Open an embedded store with these options (name=value) and say what comes of it; descriptors die with us."""
     try:
         with tierstore.open(**dict(option.split("=", 1) for option in options)) as store:  # type: ignore[arg-type]
-            say("opened", store.verify()["ok"])
+            sound = store.verify()["ok"]
+        say("opened", sound)  # after close(): whoever reads this may end us at once
     except Exception as error:
         say(type(error).__name__, str(error))
 
