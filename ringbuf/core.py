@@ -762,6 +762,16 @@ def relink(d, packed, begin, end, image):
 
 
 @helper
+def drop_record(d, segment, offset, length, place, address):
+    """Withdraw one record that an item's address names, and remember its key as a ghost."""
+    store32(load(d + D_GHOST) + 4 * (place & load(d + D_GHOST_MASK)), shift_right(place, 32))
+    tally(d, COUNT_DROPPED_BYTES, length)
+    remove(d, place, address)
+    step(d + D_TRAP, DROP_WITHDRAWN)
+    bury(d, segment, offset, length)
+
+
+@helper
 def drop_segment(d, segment, records, total):
     """Withdraw listed CACHE records (pairs of place and item) of a segment and remember them as ghosts."""
     dropped = 0
@@ -773,11 +783,7 @@ def drop_segment(d, segment, records, total):
         offset = item_offset(item)
         head = head_at(d, segment, offset)
         length = load(head + R_LENGTH) if head != 0 else 0
-        store32(load(d + D_GHOST) + 4 * (place & load(d + D_GHOST_MASK)), shift_right(place, 32))
-        tally(d, COUNT_DROPPED_BYTES, length)
-        remove(d, place, address)
-        step(d + D_TRAP, DROP_WITHDRAWN)
-        bury(d, segment, offset, length)
+        drop_record(d, segment, offset, length, place, address)
         dropped += 1
     tally(d, COUNT_DROPPED, dropped)
     return dropped
@@ -802,11 +808,7 @@ def drop_range(d, segment, offset, limit):
             place = load(head + R_KEY_HASH)
             address = find_exact(load(d + D_INDEX), load(d + D_MASK), place, item_of(place, segment, offset))
             if address != 0:
-                store32(load(d + D_GHOST) + 4 * (place & load(d + D_GHOST_MASK)), shift_right(place, 32))
-                tally(d, COUNT_DROPPED_BYTES, length)
-                remove(d, place, address)
-                step(d + D_TRAP, DROP_WITHDRAWN)
-                bury(d, segment, offset, length)
+                drop_record(d, segment, offset, length, place, address)
                 dropped += 1
         offset += length
         seen += 1

@@ -32,7 +32,6 @@ D_EVENT_HEAD = 208  # policy thread
 D_EVENT_TAIL = 256  # mutator
 D_SCRATCH = 264  # address of 16 KiB: records read by pread
 D_PAGE = 272  # address of 4 KiB: a timespec, a segment header
-D_TICK = 280  # last time the drain list was looked at
 D_HEADER_BYTES = 288  # where segment 0 of an arena begins in its file
 D_TRAP = 304  # step at which tests end the daemon (steps.py), then how many passes are left
 D_FREE_RINGS = 320  # per arena: head, tail, address of the ring of ids
@@ -40,6 +39,6 @@ FREE_RING_BYTES = 24
 CORE_TOTAL_BYTES = 1024
 
 EVENT_COUNT = 8192
-EVENT_SEALED, EVENT_FREED, EVENT_PRESSURE, EVENT_RECALL = 1, 2, 3, 4
+EVENT_SEALED, EVENT_FREED, EVENT_PRESSURE = 1, 2, 3
 DRAIN_MAX = 65536
 SCRATCH_BYTES = 16384

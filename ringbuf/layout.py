@@ -140,7 +140,7 @@ M_END = 32
 M_ARG = 40
 OP_LEASE, OP_PUBLISH, OP_DELETE, OP_SEAL = 1, 2, 3, 4
 # only accepted from slot 0, the daemon's own
-OP_RELINK, OP_DROP, OP_RETIRE, OP_BACKED, OP_REAP, OP_QUARANTINE, OP_BACKING = 16, 17, 18, 19, 20, 21, 22
+OP_RELINK, OP_DROP, OP_RETIRE, OP_BACKED, OP_REAP, OP_QUARANTINE = 16, 17, 18, 19, 20, 21
 RESULT_NONE_FREE, RESULT_QUOTA, RESULT_REFUSED, RESULT_INDEX_FULL = -1, -2, -3, -4
 
 # --- Index: buckets of one line, writer: daemon -----------------------------------------------------------------------------------
