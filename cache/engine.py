@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tierstore.ringbuf import core_state, layout
-from tierstore.ringbuf.arena import Arena, open_direct
 from tierstore.ringbuf.client import ArenaInfo, Grant
 from tierstore.ringbuf.errors import Full
 from tierstore.ringbuf.mutator import Mutator
 from tierstore.ringbuf.region import lock_holder
+from tierstore.ringbuf.tier import Tier
 
 from .cascade import Cascade
 
@@ -24,8 +24,10 @@ log = logging.getLogger("tierstore")
 TICK_S = 0.5
 LIVENESS_S = 1.0
 PROMOTE_S = 0.1
-# Free segments that the policy thread tries to keep per arena, beyond the reserve.
-FREE_AHEAD = 6
+# Free segments that the policy thread tries to keep per arena, beyond the reserve: while clients fill segments fast, and
+# at rest, when an empty segment is only room that nothing is cached in.
+FREE_AHEAD, FREE_AT_REST = 6, 1
+HURRY_S = 2.0
 # Segments reserved before the store says that it is ready; the others follow in the background.
 BACKED_AT_START = 3
 # At most this many bytes are promoted per round, so that reads keep the device.
@@ -38,7 +40,7 @@ class EngineConfig:
 
     folder: str
     segment_bytes: int
-    arenas: Sequence[Arena]
+    arenas: Sequence[Tier]
     slot_count: int = 64
     pools: dict[str, int] = field(default_factory=lambda: {"default": 0})  # name to quota in bytes, 0 unlimited
     ephemeral: bool = False
@@ -63,6 +65,7 @@ class Engine:
         self._unbacked: list[int] = []
         self._hits_when_aged = 0
         self._next_check = self._next_promotion = 0.0
+        self._hurry_until = [0.0] * len(self.mutator.arenas)
         self.recovery = self.mutator.recover()
         self._after_recovery()
 
@@ -129,6 +132,7 @@ class Engine:
                 self.cascade.freed(argument)
             elif kind == core_state.EVENT_PRESSURE:
                 wanted.add((argument & 0xFF, argument >> 8))
+                self._hurry_until[argument & 0xFF] = time.monotonic() + HURRY_S
         for _ in range(4):
             if self._unbacked:
                 self._back(self._unbacked[0])
@@ -151,20 +155,18 @@ class Engine:
         arena = self.mutator.arenas[number]
         if any(arena.first <= s < arena.first + arena.segment_count for s in self._unbacked[:1]):
             return
-        goal = self.mutator.reserve_count() + min(FREE_AHEAD, arena.segment_count // 8 + 1)
+        ahead = FREE_AHEAD if time.monotonic() < self._hurry_until[number] else FREE_AT_REST
+        goal = self.mutator.reserve_count() + min(ahead, arena.segment_count // 8 + 1)
         for _ in range(4):
             if self.mutator.free_count(number) >= goal:
                 return
             if not self.cascade.make_room(number):
                 if self.mutator.free_count(number) <= self.mutator.reserve_count():
-                    self.cascade.finish_arena(
-                        number
-                    )  # nothing else may go: what moves are filling may, once it is sealed
+                    # Nothing else may go: what moves are filling may, once it is sealed.
+                    self.cascade.mover.finish_tier(number)
                 return
-            for _ in range(5):  # the mutator frees an emptied segment at its next round, unless somebody still reads it
-                if self.mutator.free_count(number) >= goal:
-                    return
-                time.sleep(0.0005)
+            if self.cascade.wait_free(number, goal):
+                return
 
     def _promote(self) -> None:
         hits = self.mutator.client_counters()["hits"]
@@ -199,12 +201,7 @@ class Engine:
             if slot < 0:
                 raise Full(f"all {mutator.slot_count - 1} client slots are taken; close clients or raise `clients`")
             self.held_slots.add(slot)
-        arenas = [ArenaInfo(a.kind, a.first, a.segment_count, a.path) for a in mutator.arenas]
-        reading = [
-            os.open(a.path, os.O_RDONLY | os.O_CLOEXEC) if a.mapped else open_direct(a.path, os.O_RDONLY)
-            for a in mutator.arenas
-        ]
-        writing = [os.open(a.path, os.O_RDWR | os.O_CLOEXEC) if a.mapped else -1 for a in mutator.arenas]
+        arenas = [ArenaInfo(a.kind, a.first, a.segment_count, a.path, a.mapped) for a in mutator.arenas]
         nonce = mutator._get(mutator.slot_address(slot) + layout.P_NONCE)
         return Grant(
             slot=slot,
@@ -220,8 +217,8 @@ class Engine:
             index_fd=os.open(os.path.join(folder, f"index-{mutator.epoch}"), os.O_RDONLY | os.O_CLOEXEC),
             # Never another descriptor of the lock file here: closing one would drop the daemon's own lock.
             locks_fd=-1 if own else mutator.locks_fd,
-            arena_fds=reading,
-            write_fds=writing,
+            arena_fds=[arena.reader_fd() for arena in mutator.arenas],
+            write_fds=[arena.writer_fd() for arena in mutator.arenas],
         )
 
     def leave(self, slot: int) -> None:
@@ -237,5 +234,5 @@ class Engine:
             os.eventfd_write(self.mutator.event_fd, 1)
             self._thread.join()
         with self.turn:
-            self.cascade.finish_all()
+            self.cascade.mover.finish_all()
         self.mutator.close(self.config.ephemeral if remove is None else remove)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
 import os
 import struct
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 
 from tierstore.ringbuf import layout
@@ -18,15 +16,46 @@ from tierstore.ringbuf.client import Session
 from tierstore.ringbuf.codes import STALE
 from tierstore.ringbuf.errors import CorruptionError, InvalidKey, NotFound
 
+from . import codec
 from .block import kernels
+from .buffers import Buffers, Lent
 from .keys import check_key
 
 _MASK = 2**64 - 1
-_DIRECT_BYTES = 4096
+_PAGE = 4096
 # First read of a block on disk: its header, its key, and all of it if it is small.
 _FIRST_READ_BYTES = 64 << 10
+_COPY_BYTES_MAX = _FIRST_READ_BYTES
 _HEADER = struct.Struct("<qQQQQIHBBIIQQQQQHBBIQQQ")
 assert _HEADER.size == layout.RECORD_HEADER_BYTES
+
+
+class _Header(NamedTuple):
+    """A record's header, in the order of its fields; layout.R_* says what they are."""
+
+    length: int
+    generation: int
+    key_hash: int
+    version: int
+    payload_hash: int
+    payload_bytes: int
+    key_bytes: int
+    kind: int
+    codec: int
+    block_index: int
+    block_count: int
+    header_hash: int
+    published: int
+    expiry: int
+    value_bytes: int
+    rows: int
+    pool: int
+    class_: int
+    spare: int
+    schema_bytes: int
+    object_bytes: int
+    object_rows: int
+    stored_bytes: int
 
 
 class Found:
@@ -36,8 +65,6 @@ class Found:
         "_address",
         "_session",
         "block_count",
-        "codec",
-        "expected_hash",
         "head",
         "item",
         "kind",
@@ -62,7 +89,7 @@ class Found:
             self.item,
             _,
         ) = fields
-        self.kind, self.codec = packed & 0xFF, packed >> 8
+        self.kind = packed & 0xFF
         self._session = session
 
     def payload(self, verify: bool) -> pa.Buffer:
@@ -87,7 +114,7 @@ class Reader:
     def __init__(self, session: Session):
         self.session = session
         self._native, self._x = session.native, session.x
-        self._arenas = session.grant.arenas
+        self._arenas, self._buffers = session.grant.arenas, Buffers()
 
     def find(self, key: str, index: int, version: int) -> Found | None:
         """Block ``index`` of a key, of that version (0: any); None if it is not there."""
@@ -118,58 +145,57 @@ class Reader:
         offset = (item & layout.GRANULE_MASK) * layout.GRANULE
         number = next(i for i, a in enumerate(self._arenas) if a.first <= segment < a.first + a.segment_count)
         arena, fd = self._arenas[number], self.session.grant.arena_fds[number]
-        base = layout.ARENA_HEADER_BYTES + (segment - arena.first) * self.session.grant.segment_bytes + offset
-        end = base - offset + self.session.grant.segment_bytes
-        memory, start = read_range(fd, base, min(_FIRST_READ_BYTES, end - base))
-        if not kernels().header_is_sound(_address(memory) + start):
+        segment_bytes = self.session.grant.segment_bytes
+        base = layout.ARENA_HEADER_BYTES + (segment - arena.first) * segment_bytes
+        lent, start = self._buffers.take(_FIRST_READ_BYTES), offset % _PAGE
+        first, end = base + offset - start, base + segment_bytes
+        got = read_pages(fd, first, memoryview(lent.memory)[: min(_FIRST_READ_BYTES, end - first)])
+        if got < start + layout.RECORD_HEADER_BYTES or not kernels().header_is_sound(lent.address + start):
             corrupt(self.session, item, "a record header with a valid checksum", "another")
             return None
-        fields = _HEADER.unpack_from(memory, start)
-        if 0 < fields[13] <= time.time() * 1000:  # its time to live has passed
+        head = _Header._make(_HEADER.unpack_from(lent.memory, start))
+        raw, key_at = key.encode(), start + layout.RECORD_HEADER_BYTES
+        if head.block_index != index or (version and head.version != version & _MASK):
             return None
-        length, found_version, key_bytes, block_index = fields[0], fields[3], fields[6], fields[9]
-        raw = key.encode()
-        if key_bytes != len(raw) or block_index != index or (version and found_version != version & _MASK):
+        if lent.memory[key_at : key_at + head.key_bytes] != raw or not 0 < head.length <= end - first - start:
             return None
-        key_at = start + layout.RECORD_HEADER_BYTES
-        if bytes(memory[key_at : key_at + key_bytes]) != raw or not 0 < length <= end - base:
+        if 0 < head.expiry <= time.time() * 1000:  # its time to live has passed
             return None
-        if length > len(memory) - start:
-            memory, start = read_range(fd, base, length)
-        payload_at = start + (layout.RECORD_HEADER_BYTES + key_bytes + 63 & ~63)
-        if 0 < fields[13] <= int(time.time() * 1000):
-            return None
-        found = Found(
-            self.session,
-            (
-                memory,
-                0,
-                _address(memory) + payload_at,
-                fields[5],
-                fields[7] | fields[8] << 8,
-                fields[10],
-                fields[19],
-                fields[14],
-                found_version,
-                item,
-                fields[15],
-            ),
-        )
-        if not self._whole(found, fields[4]):
-            return None
-        self.session.count(words.COUNT_HITS, 1)
-        self.session.count(words.COUNT_READ + arena.kind, fields[5])
+        if start + head.length > got:
+            whole = self._buffers.take(start + head.length)
+            ctypes.memmove(whole.address, lent.address, got)
+            rest = memoryview(whole.memory)[got : -(-(start + head.length) // _PAGE) * _PAGE]
+            if got % _PAGE or read_pages(fd, first + got, rest) < start + head.length - got:
+                corrupt(self.session, item, f"a record of {head.length} bytes", "the end of the file")
+                return None
+            lent = whole
+        payload_at = lent.address + start + (layout.RECORD_HEADER_BYTES + head.key_bytes + 63 & ~63)
+        found = self._checked(item, head, lent, payload_at)
+        if found is not None:
+            self.session.count(words.COUNT_HITS, 1)
+            self.session.count(words.COUNT_READ + arena.kind, head.payload_bytes)
         del pin
         return found
 
-    def _whole(self, found: Found, expected: int) -> bool:
-        """What comes from a disk is checked before anyone sees it."""
+    def _checked(self, item: int, head: _Header, lent: Lent, payload_at: int) -> Found | None:
+        """The block that was read, decoded, after its hash was checked; None if it is damaged CACHE."""
         state = (ctypes.c_uint64 * 9)()
-        actual = self._native.hash_payload(found._address, found.payload_bytes, ctypes.addressof(state)) & _MASK
-        if found.payload_bytes and actual != expected:
-            corrupt(self.session, found.item, f"payload hash {expected:#x}", f"{actual:#x}")
-            return False
-        return True
+        actual = self._native.hash_payload(payload_at, head.payload_bytes, ctypes.addressof(state)) & _MASK
+        if head.payload_bytes and actual != head.payload_hash:
+            corrupt(self.session, item, f"payload hash {head.payload_hash:#x}", f"{actual:#x}")
+            return None
+        owner: Any = lent
+        size = head.payload_bytes
+        if head.codec == layout.CODEC_LZ4:
+            size = codec.raw_payload_bytes(head.value_bytes)
+            owner = codec.decode(payload_at, head.stored_bytes, size)
+            payload_at = owner.address
+        elif size <= _COPY_BYTES_MAX:  # small values must not hold a whole read buffer
+            owner = pa.allocate_buffer(size)
+            ctypes.memmove(owner.address, payload_at, size)
+            payload_at = owner.address
+        fields = (owner, 0, payload_at, size, head.kind, head.block_count, head.schema_bytes, head.value_bytes)
+        return Found(self.session, (*fields, head.version, item, head.rows))
 
 
 def corrupt(session: Session, item: int, expected: str, found: str) -> None:
@@ -187,22 +213,12 @@ def corrupt(session: Session, item: int, expected: str, found: str) -> None:
     raise CorruptionError(arena.path, base + (item & layout.GRANULE_MASK) * layout.GRANULE, expected, found)
 
 
-def _address(memory: Any) -> int:
-    return int(np.frombuffer(memory, "u1").ctypes.data)
-
-
-def read_range(fd: int, offset: int, size: int) -> tuple[Any, int]:
-    """Read a file range into fresh page-aligned memory, whole pages of it, so that O_DIRECT can: (memory, start)."""
-    first = offset // _DIRECT_BYTES * _DIRECT_BYTES
-    last = -(-(offset + size) // _DIRECT_BYTES) * _DIRECT_BYTES
-    memory = mmap.mmap(-1, last - first)
+def read_pages(fd: int, offset: int, view: memoryview) -> int:
+    """Read into page-aligned memory from a page-aligned offset; bytes read, fewer at the end of the file."""
     done = 0
-    view = memoryview(memory)
-    while done < last - first:
-        got = os.preadv(fd, [view[done:]], first + done)
+    while done < len(view):
+        got = os.preadv(fd, [view[done:]], offset + done)
         if got <= 0:
             break
         done += got
-    if first + done < offset + size:
-        raise CorruptionError(f"descriptor {fd}", first + done, f"{size} bytes at {offset}", "the end of the file")
-    return memory, offset - first
+    return done

@@ -19,8 +19,8 @@ from tierstore.ringbuf.errors import ConfigError, NotFound
 from tierstore.ringbuf.mutator import ROW_EXPIRY, ROW_ITEM, ROW_OFFSET, ROW_PACKED
 from tierstore.ringbuf.recovery import SegmentImage
 
-from .cascade import chosen
 from .engine import Engine
+from .moves import chosen
 from .reading import Found, Reader
 
 MOVE_WAIT_S = 20.0
@@ -61,7 +61,7 @@ class Requests:
                 continue
             image = SegmentImage(mutator, segment)
             rows = mutator.list_live(segment, image.address)[:-1]
-            roots = rows[rows[:, ROW_PACKED] >> np.uint64(16) == 0]
+            roots = rows[rows[:, ROW_PACKED] >> np.uint64(16) & np.uint64(2**32 - 1) == 0]
             for offset, expiry in roots[:, [ROW_OFFSET, ROW_EXPIRY]].tolist():
                 yield image.address + offset, expiry
 
@@ -170,7 +170,7 @@ class Requests:
                     if moved is None:
                         engine.cascade.make_room(choices[0])
                         break
-                engine.cascade.finish_all()
+                engine.cascade.mover.finish_all()
             if moved is not None:
                 return
             if time.monotonic() > deadline:
@@ -289,15 +289,12 @@ class Requests:
 
     def _image(self, segment: int, image: SegmentImage) -> int:
         """The bytes to check; where moves are filling a segment on disk, their staging memory has them first."""
-        for target in self.engine.cascade._targets.values():
-            if target.segment == segment:
-                return target.address
-        return image.address
+        return self.engine.cascade.mover.staged(segment) or image.address
 
     def _check_payloads(self, segment: int) -> list[str]:
         cascade, mutator = self.engine.cascade, self.engine.mutator
         records = cascade.records(segment)
-        image = mutator.address(segment) or cascade._read_segment(segment, records)
+        image = mutator.address(segment) or cascade.mover.read_segment(segment, records)
         state, problems = (ctypes.c_uint64 * 9)(), []
         for offset in records[:-1, ROW_OFFSET].tolist():
             head = image + offset

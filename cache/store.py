@@ -305,13 +305,11 @@ class Store:
     def delete(self, key: str) -> None:
         """Remove an object. Views of it stay valid. Raises NotFound."""
         self._check_open()
-        root = self._find(key)
-        place = self._reader.place(key)
-        if self._session.submit(self._control.alive, layout.OP_DELETE, 0, place, 0, root.item) != 1:
-            again = self._lookup(key)
-            if again is None:
-                raise NotFound(f"key {key!r:.200} is not in the store")
-            self.delete(key)
+        place, epoch, root = self._reader.place(key), self._session.epoch, self._find(key)
+        while self._session.submit(self._control.alive, layout.OP_DELETE, 0, place, 0, root.item) != 1:
+            if self._session.epoch != epoch and self._lookup(key) is None:
+                return  # carried out by a daemon that died before it answered
+            root = self._find(key)  # replaced or moved meanwhile
 
     def pin(self, key: str, tier: str = "dram") -> None:
         """Move an object to a tier and keep it there until unpin(), whatever else needs room.

@@ -1,4 +1,4 @@
-"""Arenas: the one preallocated file behind a tier (or behind one directory of the disk tier)."""
+"""Arenas: the one preallocated file behind a tier (or behind one directory of the disk tier); implements ``Tier``."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class Arena:
     """One arena as the daemon (or, opened from passed descriptors, a client) has it open.
 
     mapped: its segments are addressable; else they are read and written by ``direct`` (O_DIRECT where possible).
+    compress: blocks that move here are compressed with LZ4 where that makes them smaller.
     """
 
     kind: int
@@ -47,6 +48,7 @@ class Arena:
     incarnation: int = 0
     dax: bool = False
     volatile: bool = False
+    compress: bool = False
 
     @property
     def name(self) -> str:
@@ -160,6 +162,41 @@ class Arena:
     def back(self, segment: int) -> None:
         """Reserve a segment's bytes. Raises Full."""
         reserve(self.fd, self.offset_of(segment), self.segment_bytes, self.path)
+
+    def read(self, segment: int, offset: int, view: memoryview) -> int:
+        """Read past the page cache; see Tier."""
+        done, start = 0, self.offset_of(segment) + offset
+        while done < len(view):
+            got = os.preadv(self.direct if self.direct >= 0 else self.fd, [view[done:]], start + done)
+            if got <= 0:
+                break
+            done += got
+        return done
+
+    def write(self, segment: int, offset: int, view: memoryview) -> None:
+        """Write past the page cache; see Tier."""
+        done, start = 0, self.offset_of(segment) + offset
+        while done < len(view):
+            done += os.pwritev(self.direct if self.direct >= 0 else self.fd, [view[done:]], start + done)
+
+    def sync(self) -> None:
+        """Make all data of the file durable, through whichever descriptor it was written."""
+        os.fdatasync(self.fd)
+
+    def reader_fd(self) -> int:
+        """A client's descriptor."""
+        return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC) if self.mapped else open_direct(self.path, os.O_RDONLY)
+
+    def writer_fd(self) -> int:
+        """A client's descriptor to fill leased segments through."""
+        return os.open(self.path, os.O_RDWR | os.O_CLOEXEC) if self.mapped else -1
+
+    def known_store(self) -> bytes | None:
+        """The id in the superblock of an arena that outlives memory."""
+        if self.kind == KIND_DRAM or not os.path.exists(self.path):
+            return None
+        fields = read_superblock(self.path)
+        return bytes(fields["store_id"]) if fields is not None else None
 
     def close(self, remove: bool) -> None:
         """Close the descriptors; remove: the file too."""

@@ -33,6 +33,7 @@ class ArenaInfo:
     first: int
     segment_count: int
     path: str
+    mapped: bool
 
 
 @dataclass
@@ -174,7 +175,7 @@ class Session:
         self._maps: list[Mapping] = []
         for arena, fd in zip(grant.arenas, grant.arena_fds, strict=True):
             self.kinds[arena.first : arena.first + arena.segment_count] = arena.kind
-            if arena.kind != layout.KIND_DISK:
+            if arena.mapped:
                 self._fill(self.addresses, arena, fd, writable=False)
         self.kept.items += [self.control, self.clients, self._maps, self.addresses, self._memory]
         self.kept.fds += [grant.control_fd, grant.clients_fd, *grant.arena_fds]
@@ -227,9 +228,14 @@ class Session:
         return ctypes.string_at(self.control.address + layout.C_STORE_ID, 16).hex()
 
     @property
+    def epoch(self) -> int:
+        """Number of the daemon's life that this store is in now."""
+        return self._get(self.control.address + layout.C_EPOCH)
+
+    @property
     def stale(self) -> bool:
         """Whether a new daemon took over: its index must be mapped."""
-        return self._get(self.control.address + layout.C_EPOCH) != int(self._memory[words.X_EPOCH // 8])
+        return self.epoch != int(self._memory[words.X_EPOCH // 8])
 
     def count(self, counter: int, amount: int) -> None:
         """Add to one of this client's counters."""
@@ -282,18 +288,8 @@ class Session:
                 raise TierstoreError(f"the daemon refused a lease for pool {pool}, class {kind}, arena {arena}")
             if time.monotonic() > deadline:
                 raise self._full(segment, pool)
-            if segment == layout.RESULT_NONE_FREE:
-                self._give_back_idle(alive)
             time.sleep(pause_s)
             pause_s = min(pause_s * 1.5, LEASE_POLL_S)
-
-    def _give_back_idle(self, alive: Callable[[], None]) -> None:
-        """Where room is short, leases of other pools and classes that nothing unpublished lies in go first."""
-        with self.lock:
-            for name, lease in list(self.leases.items()):
-                if lease.open_writers == 0:
-                    del self.leases[name]
-                    self.seal(alive, lease)
 
     def _full(self, result: int, pool: int) -> Full:
         if result == layout.RESULT_QUOTA:

@@ -533,7 +533,7 @@ def lease(d, slot, arena, pool, kind):
         return RESULT_QUOTA
     free = load(load(d + D_CONTROL) + C_FREE + 8 * arena)
     if slot != 0 and free <= load(d + D_RESERVE):
-        recall(d, slot, arena)
+        recall(d, arena)
         tell(d, EVENT_PRESSURE, arena)
         return RESULT_NONE_FREE
     segment = pop_free(d, arena)
@@ -578,9 +578,10 @@ def withdraw_orphans(d, segment):
 
 
 @helper
-def recall(d, asking, arena):
+def recall(d, arena):
     """Take one idle lease back so that many writers can share few segments.
 
+    Also one of the client that asks: of another pool or class, or granted by a daemon that died before it answered.
     Order: the word says SEALED, fence, then the owner's busy count; the owner raises busy, then looks at the word.
     """
     entry = load(d + D_CONTROL) + C_ARENAS + 64 * arena
@@ -588,7 +589,7 @@ def recall(d, asking, arena):
     for segment in range(first, first + load(entry + A_COUNT)):
         word = load(entry_of(d, segment) + S_WORD)
         owner = owner_of(word)
-        if state_of(word) != STATE_LEASED or owner == asking or owner == 0:
+        if state_of(word) != STATE_LEASED or owner == 0:
             continue
         busy = load(d + D_SLOTS) + owner * load(d + D_SLOT_STRIDE) + P_BUSY
         if load(busy) != 0:
@@ -751,10 +752,11 @@ def relink(d, packed, begin, end, image):
         if address == 0:
             bury(d, target, offset, length)
         else:
-            old = load(address)
+            old = item_offset(load(address))
             store_release(address, item_of(place, target, offset))  # SYNC index.item: pairs with find()
             step(d + D_TRAP, RELINK_LINKED)
-            bury(d, source, item_offset(old), length)
+            original = head_at(d, source, old)  # its length may differ: the copy may be compressed, or not any more
+            bury(d, source, old, load(original + R_LENGTH) if original != 0 else length)
             moved += 1
         offset += length
     tally(d, COUNT_RELINKED, moved)

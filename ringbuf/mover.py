@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from .atomic import load, load8, load16, load32, store, store8, store_fence, store_release
+from .atomic import load, load16, load32, store, store8, store32, store_fence, store_release
 from .codes import LISTED_BYTES
 from .jit import helper, kernel
 from .layout import (
     R_CLASS,
+    R_CODEC,
     R_GENERATION,
     R_HEADER_HASH,
     R_KEY_BYTES,
@@ -14,6 +15,7 @@ from .layout import (
     R_PAYLOAD_BYTES,
     R_PAYLOAD_HASH,
     R_PUBLISHED,
+    R_STORED_BYTES,
     RECORD_HEADER_BYTES,
 )
 from .records import header_hash
@@ -22,29 +24,27 @@ from .xxh3 import COPY_STREAM, STRIPE_BYTES, hash_begin, hash_end, hash_stripes
 
 
 @helper
-def copy_record(target, source, length, generation, kind, flush, state):
-    """Copy one committed record to claimed room, checking its payload on the way; 1, or 0 if it is not what was written.
+def claim_copy(target, source, length, generation):
+    """Claim room for a copy and bring header and key over; the offset of the payload, 0 if the source is damaged.
 
-    kind: the class of the copy. flush: 1 where the target's lines must be written back. state: 72 scratch bytes.
     The publish sequence goes along: a copy left behind by a death is told apart by version and place only.
     """
     store(target + R_GENERATION, generation)
     store(target + R_PUBLISHED, 0)
     store_release(target + R_LENGTH, -length)  # SYNC record.length: pairs with load_acquire in sound_length()
     start = (RECORD_HEADER_BYTES + load16(source + R_KEY_BYTES) + 63) & ~63
-    payload = load32(source + R_PAYLOAD_BYTES)
-    if start + payload > length or header_hash(source) != load(source + R_HEADER_HASH):
+    if start > length or header_hash(source) != load(source + R_HEADER_HASH):
         return 0
     for offset in range(16, start, 8):
         store(target + offset, load(source + offset))
-    hash_begin(state)
-    if payload > 0:
-        hash_stripes(target + start, source + start, payload // STRIPE_BYTES, state, COPY_STREAM, 1)
-    if hash_end(state) != load(source + R_PAYLOAD_HASH):
-        return 0
-    if load8(target + R_CLASS) != kind:
-        store8(target + R_CLASS, kind)
-        store(target + R_HEADER_HASH, header_hash(target))
+    return start
+
+
+@helper
+def commit_copy(target, start, length, kind, flush):
+    """Give a filled copy its class and its header's hash, and commit it."""
+    store8(target + R_CLASS, kind)
+    store(target + R_HEADER_HASH, header_hash(target))
     if flush == 1:
         flush_range(target, start)
     store_fence()
@@ -52,6 +52,45 @@ def copy_record(target, source, length, generation, kind, flush, state):
     if flush == 1:
         flush_range(target, 8)
         store_fence()
+
+
+@kernel(nogil=True)
+def copy_record(target, source, length, generation, kind, flush, state):
+    """Copy one committed record to claimed room, checking its payload on the way; 1, or 0 if it is not what was written.
+
+    kind: the class of the copy. flush: 1 where the target's lines must be written back. state: 72 scratch bytes.
+    """
+    start, payload = claim_copy(target, source, length, generation), load32(source + R_PAYLOAD_BYTES)
+    if start == 0 or start + payload > length:
+        return 0
+    hash_begin(state)
+    if payload > 0:
+        hash_stripes(target + start, source + start, payload // STRIPE_BYTES, state, COPY_STREAM, 1)
+    if hash_end(state) != load(source + R_PAYLOAD_HASH):
+        return 0
+    commit_copy(target, start, length, kind, flush)
+    return 1
+
+
+@kernel(nogil=True)
+def recode_record(target, source, payload, stored_bytes, codec, length, generation, kind, flush, state):
+    """Copy a record under another codec: its payload, compressed or not any more, lies at ``payload``.
+
+    stored_bytes: of the payload, which is followed by zeros to whole stripes. The caller has checked the old payload's hash.
+    1, or 0 if the header is not what was written. The other arguments are those of copy_record().
+    """
+    start = claim_copy(target, source, length, generation)
+    if start == 0:
+        return 0
+    padded = (stored_bytes + STRIPE_BYTES - 1) & ~(STRIPE_BYTES - 1)
+    hash_begin(state)
+    if padded > 0:
+        hash_stripes(target + start, payload, padded // STRIPE_BYTES, state, COPY_STREAM, 1)
+    store32(target + R_PAYLOAD_BYTES, padded)
+    store(target + R_STORED_BYTES, stored_bytes)
+    store8(target + R_CODEC, codec)
+    store(target + R_PAYLOAD_HASH, hash_end(state))
+    commit_copy(target, start, length, kind, flush)
     return 1
 
 

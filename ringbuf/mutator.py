@@ -13,7 +13,6 @@ import numpy as np
 
 from . import core_state as core
 from . import layout
-from .arena import Arena
 from .codes import LISTED_BYTES, WAIT_TIMED_OUT
 from .counters import CLIENT, DAEMON
 from .errors import ConfigError, PeerLost
@@ -21,12 +20,14 @@ from .native import daemon_kernels
 from .recovery import Recovery, finish, recover
 from .region import PAGE_BYTES, Mapping, create_file, lock_holder, reserve, round_up, try_lock
 from .steps import Trap
+from .tier import Tier
 
 DAEMON_LOCK = 1 << 20  # the byte of the lock file that the daemon holds; slot k holds byte k
 _PENDING_BYTES_PER_BUCKET = {layout.KIND_DRAM: 1, layout.KIND_PMEM: 1, layout.KIND_DISK: 2}
 
 
-# Columns of list_live(): place, item, offset, length, class | heat << 8 | block index << 16, expiry in ms
+# Columns of list_live(): place, item, offset, length, class | heat << 8 | block index << 16 | codec << 48,
+# expiry in ms
 ROW_PLACE, ROW_ITEM, ROW_OFFSET, ROW_LENGTH, ROW_PACKED, ROW_EXPIRY = range(6)
 
 
@@ -39,7 +40,7 @@ class Mutator:
     """
 
     def __init__(
-        self, folder: str, arenas: Sequence[Arena], segment_bytes: int, slot_count: int, quotas: Sequence[int] = ()
+        self, folder: str, arenas: Sequence[Tier], segment_bytes: int, slot_count: int, quotas: Sequence[int] = ()
     ):
         self.folder, self.arenas, self.segment_bytes, self.slot_count = folder, list(arenas), segment_bytes, slot_count
         self.native = daemon_kernels()
@@ -63,7 +64,6 @@ class Mutator:
         self._open_control()
         for arena in self.arenas:
             arena.create(self.store_id)
-        self._adopt_store_id()
         self._open_clients()
         self._open_index()
         self._build_core(quotas)
@@ -104,19 +104,8 @@ class Mutator:
 
     def _known_store_id(self) -> bytes:
         """The id in an arena that outlived the control file, else a new one."""
-        from .arena import read_superblock
-
-        for arena in self.arenas:
-            if arena.kind != layout.KIND_DRAM and os.path.exists(arena.path):
-                fields = read_superblock(arena.path)
-                if fields is not None:
-                    return bytes(fields["store_id"])
-        return uuid.uuid4().bytes
-
-    def _adopt_store_id(self) -> None:
-        for arena in self.arenas:
-            if not arena.warm and arena.sequence == 0:
-                arena.write_superblock(self.store_id)
+        known = (arena.known_store() for arena in self.arenas)
+        return next((name for name in known if name is not None), None) or uuid.uuid4().bytes
 
     def _control_fits(self, path: str, boot: bytes) -> bool:
         """Whether a control file of this layout, geometry and boot is there: then memory contents are ours to keep."""
@@ -286,7 +275,7 @@ class Mutator:
         """A segment's writable address, 0 if it is not mapped."""
         return int(self._addresses[segment])
 
-    def arena_of(self, segment: int) -> Arena:
+    def arena_of(self, segment: int) -> Tier:
         """The arena a segment lies in."""
         return self.arenas[int(self._arena_of[segment])]
 

@@ -72,7 +72,7 @@ def _find_incomplete(mutator: Mutator, segment: int, found: Recovery) -> None:
     count = mutator.native.incomplete(mutator.core, segment, image.address, out.ctypes.data, room)
     if count:
         # Blocks without a root belong to a put that was never acknowledged; a root without blocks is a loss.
-        roots = out[:count, 4] >> np.uint64(16) == 0
+        roots = out[:count, 4] >> np.uint64(16) == 0  # no codec is listed there
         found.lost_keep += int((out[:count, 4][roots] & np.uint64(1)).sum())
         found.incomplete.append((segment, np.ascontiguousarray(out[:count, :2])))
 

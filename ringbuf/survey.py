@@ -15,6 +15,7 @@ from .layout import (
     R_BLOCK_COUNT,
     R_BLOCK_INDEX,
     R_CLASS,
+    R_CODEC,
     R_EXPIRY,
     R_HEADER_HASH,
     R_KEY_BYTES,
@@ -32,7 +33,7 @@ from .layout import (
 )
 from .records import find_exact, hash_bytes, header_hash, item_of, item_offset, place_of, sound_length
 
-# One listed record: place, item, offset, length, class | heat << 8 | block index << 16, expiry
+# One listed record: place, item, offset, length, class | heat << 8 | block index << 16 | codec << 48, expiry
 
 
 @kernel()
@@ -59,7 +60,8 @@ def list_live(d, segment, image, out, room):
             store(entry + 16, offset)
             store(entry + 24, length)
             warmth = load8(heat + (offset >> ACCESS_SHIFT))
-            store(entry + 32, load8(head + R_CLASS) | warmth << 8 | load32(head + R_BLOCK_INDEX) << 16)
+            traits = load8(head + R_CLASS) | warmth << 8 | load32(head + R_BLOCK_INDEX) << 16
+            store(entry + 32, traits | load8(head + R_CODEC) << 48)
             store(entry + 40, load(head + R_EXPIRY))
             total += 1
         offset += length

@@ -71,6 +71,7 @@ def store_options(command: Any) -> Any:
         click.option("--pmem", metavar="PATH:SIZE", help="Persistent memory: a DAX path, or a file that plays it."),
         click.option("--pmem-profile", metavar="NAME", help="How an emulated device behaves."),
         click.option("--disk", metavar="DIR:SIZE", multiple=True, help="Disk directory; may be repeated."),
+        click.option("--disk-lz4", is_flag=True, default=None, help="Compress blocks on disk with LZ4."),
         click.option("--segment", metavar="SIZE", help="Segment size, 1MiB to 32MiB."),
         click.option("--clients", type=int, help="Client slots."),
         click.option("--listen", metavar="HOST:PORT", help="Serve other nodes."),

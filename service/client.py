@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from tierstore.cache.embedded import open_embedded
@@ -14,6 +15,7 @@ from tierstore.cache.store import Store
 from tierstore.ringbuf.client import ArenaInfo, Grant, Session
 from tierstore.ringbuf.errors import Closed, ConfigError, PeerLost
 from tierstore.ringbuf.native import kernels
+from tierstore.ringbuf.tier import Tier
 
 from . import protocol
 from .config import DiskDir, StoreConfig, load_config, parse_path_size, parse_size
@@ -180,22 +182,26 @@ def open(
     *,
     dram: str | int | None = None,
     pmem: str | None = None,
-    disk: str | list[str] | None = None,  # noqa: A001
+    disk: str | list[str] | None = None,
+    disk_lz4: bool = False,
     pmem_profile: str = "none",
     segment: str | int = 0,
     pools: dict[str, str | int] | None = None,
     clients: int = 16,
+    tiers: Sequence[Tier] = (),
 ) -> Store:
     """A store inside this process, for as long as it is open.
 
-    dram: size, "1GiB"; pmem: "PATH:SIZE"; disk: "DIR:SIZE" or several. Data on pmem and disk paths that you name stays
-    there and is found again by the next open(); memory is given back by close().
+    dram: size, "1GiB"; pmem: "PATH:SIZE"; disk: "DIR:SIZE" or several; disk_lz4: compress what moves to disk. Data on
+    pmem and disk paths that you name stays there and is found again by the next open(); memory is given back by close().
+    tiers: more tiers, of your own making (see tierstore.ringbuf.tier); each takes its place behind those of its kind.
     Raises: ConfigError, Full.
     """
     flags: dict[str, object] = {
         "dram": dram,
         "pmem": pmem,
         "disk": disk,
+        "disk_lz4": disk_lz4,
         "pmem_profile": pmem_profile,
         "segment": segment,
         "clients": clients,
@@ -204,16 +210,17 @@ def open(
     if pools:
         given["pools"] = pools
     config = load_config(flags=given).resolve()
-    return open_config(config)
+    return open_config(config, tiers)
 
 
-def open_config(config: StoreConfig) -> Store:
-    """An embedded store of a checked configuration."""
+def open_config(config: StoreConfig, tiers: Sequence[Tier] = ()) -> Store:
+    """An embedded store of a checked configuration, with more tiers if there are any."""
     from dataclasses import replace
 
     config = replace(config, socket=None)
     remove_dead(config)
     made = engine_config(config)
+    made.arenas = sorted([*made.arenas, *tiers], key=lambda tier: tier.kind)
     from .layout import mark_ephemeral
 
     mark_ephemeral(made.folder, [])

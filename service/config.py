@@ -139,8 +139,6 @@ class StoreConfig:
             raise ConfigError("pools", [pool.name for pool in self.pools], f"up to {POOLS_MAX} different names")
         if self.log_level not in LOG_LEVELS:
             raise ConfigError("log_level", self.log_level, f"one of {', '.join(LOG_LEVELS)}")
-        if self.disk_lz4:
-            raise ConfigError("disk_lz4", True, "false: blocks on disk are not compressed yet")
         if self.listen is not None:
             raise ConfigError("listen", self.listen, "nothing yet: the network service is not part of this version")
         if self.pmem_path and os.path.dirname(self.pmem_path) and not os.path.isdir(os.path.dirname(self.pmem_path)):

@@ -37,7 +37,7 @@ def engine_config(config: StoreConfig) -> EngineConfig:
         arenas.append(Arena(KIND_PMEM, _arena_path(config.pmem_path, "pmem.arena"), size, config.pmem_bytes // size))
     for index, disk in enumerate(config.disks):
         path = os.path.join(disk.path, f"tierstore-{index}.arena")
-        arenas.append(Arena(KIND_DISK, path, size, disk.bytes // size, index))
+        arenas.append(Arena(KIND_DISK, path, size, disk.bytes // size, index, compress=config.disk_lz4))
     os.makedirs(folder, mode=0o700, exist_ok=True)
     if config.ephemeral:
         mark_ephemeral(folder, [arena.path for arena in arenas[1:]])
