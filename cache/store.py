@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from tierstore.ringbuf import layout
+from tierstore.ringbuf import guard, layout
 from tierstore.ringbuf import session as words
 from tierstore.ringbuf.client import Session
 from tierstore.ringbuf.codes import MISS, STALE
-from tierstore.ringbuf.errors import Closed, NotFound, TierstoreError
+from tierstore.ringbuf.errors import Closed, CorruptionError, NotFound, TierstoreError
 
 from .appender import Appender, ObjectWriter, RowTooLarge, expiry_of
 from .block import SchemaCache, decode_batch, decode_stream
@@ -223,8 +223,15 @@ class Store:
     def _find(self, key: str) -> Found:
         found = self._lookup(key)
         if found is None:
-            raise NotFound(f"key {key!r:.200} is not in the store")
+            raise self._missing(key)
         return found
+
+    def _missing(self, key: str) -> TierstoreError:
+        """Why a key is not there."""
+        lost = guard.truncated.intersection(arena.path for arena in self._session.grant.arenas)
+        if lost:
+            return CorruptionError(min(lost), 0, f"all of the store, and in it perhaps {key!r:.60}", "a truncated file")
+        return NotFound(f"key {key!r:.200} is not in the store")
 
     def _lookup(self, key: str) -> Found | None:
         found = self._reader.find(key, 0, 0)
@@ -270,7 +277,7 @@ class Store:
     def _slow_view(self, key: str, code: int | None) -> memoryview:
         """Values on disk, in pieces, or behind a new daemon's index."""
         if code is None and not self._session.stale:
-            raise NotFound(f"key {key!r:.200} is not in the store")
+            raise self._missing(key)
         root = self._find(key)
         if root.kind == layout.KIND_BYTES:
             return memoryview(root.payload(False)).cast("B")[: root.value_bytes].toreadonly()

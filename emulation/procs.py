@@ -242,7 +242,18 @@ def opened(*options: str) -> None:
         say(type(error).__name__, str(error))
 
 
-BODIES = {body.__name__: body for body in (holder, reader_writer, reader, forker, crowd, opened)}
+def truncated(socket: str) -> None:
+    """Read a key, and again at each word, saying what comes of it; somebody truncates the file meanwhile."""
+    store = tierstore.connect(socket)
+    view = store.get_bytes("key")
+    say("read", bytes(view)[:8].decode())
+    pause()
+    for call in (lambda: bytes(view), lambda: store.get_bytes("key")):
+        say(_attempt(call))
+    os._exit(0)  # nothing can be given back in order
+
+
+BODIES = {body.__name__: body for body in (truncated, holder, reader_writer, reader, forker, crowd, opened)}
 
 
 if __name__ == "__main__":

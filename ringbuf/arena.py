@@ -22,6 +22,7 @@ from .layout import (
 )
 from .region import Mapping, create_file, map_sync_works, reserve
 
+UNNAMED = ".new"  # ends the name of a file that has no superblock yet
 _SUPER = struct.Struct("<QQQQQQ16sQQ")  # SB_MAGIC to SB_INDEX; the hash follows
 assert _SUPER.size == SB_HASH
 
@@ -84,16 +85,27 @@ class Arena:
         before = os.path.getsize(self.path) if os.path.exists(self.path) else 0
         if before:
             self._check_existing(before, store_id)
-        self.fd = create_file(self.path, self.file_bytes)
-        self._claim()
-        if not before:
-            self.write_superblock(store_id)
+            self.fd = create_file(self.path, self.file_bytes)
+            self._claim()
+        else:
+            self._begin(store_id)
         if self.mapped:
             self.mapping = Mapping(self.fd, self.file_bytes, writable=True, huge=True)
             self.dax = map_sync_works(self.fd)
         else:
             self.direct = open_direct(self.path, os.O_RDWR)
         self.warm, self.volatile = bool(before), in_memory(self.path)
+
+    def _begin(self, store_id: bytes) -> None:
+        """A new file gets its name only with a superblock in it: a start that dies before leaves nothing to be refused."""
+        unnamed = self.path + UNNAMED
+        self.fd = create_file(unnamed, self.file_bytes)
+        self._claim()
+        if os.path.exists(self.path) and os.path.getsize(self.path):  # another start was faster
+            os.unlink(unnamed)
+            raise ConfigError(f"{self.name} file", self.path, "a file that no other store made in this moment")
+        self.write_superblock(store_id)
+        os.rename(unnamed, self.path)
 
     def _claim(self) -> None:
         """One store at a time: flock, which closing other descriptors of the file does not drop."""

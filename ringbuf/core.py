@@ -7,13 +7,9 @@ segments themselves.
 
 from __future__ import annotations
 
-from numba import types
-
 from .atomic import (
     fence,
-    flush_line,
     load,
-    load8,
     load16,
     load32,
     load_acquire,
@@ -22,26 +18,17 @@ from .atomic import (
     store,
     store8,
     store32,
-    store_fence,
     store_release,
 )
 from .core_state import (
     D_ACCESS,
     D_ACCESS_STRIDE,
     D_ADDRESSES,
-    D_ARENAS,
     D_CLIENTS,
     D_CONTROL,
-    D_DRAIN,
     D_DRAIN_COUNT,
-    D_EVENT_FD,
-    D_EVENT_TAIL,
-    D_EVENTS,
-    D_FILES,
-    D_FREE_RINGS,
     D_GHOST,
     D_GHOST_MASK,
-    D_HEADER_BYTES,
     D_INDEX,
     D_MASK,
     D_PAGE,
@@ -56,36 +43,36 @@ from .core_state import (
     D_SLOT_STRIDE,
     D_SLOTS,
     D_STOP,
-    D_TABLE,
     D_TRAP,
-    DRAIN_MAX,
-    EVENT_COUNT,
-    EVENT_FREED,
     EVENT_PRESSURE,
-    EVENT_SEALED,
-    FREE_RING_BYTES,
 )
 from .counters import daemon_index
+from .index import (
+    HEAD_READ_BYTES,
+    entry_of,
+    find_item,
+    head_at,
+    insert,
+    owner_of,
+    remove,
+    state_of,
+    tally,
+    tell,
+    word_of,
+)
 from .jit import helper, kernel
 from .layout import (
     A_COUNT,
     A_FIRST,
-    A_KIND,
     ACCESS_SHIFT,
     B_DOORBELL,
     B_SLEEPING,
-    BUCKET_BYTES,
     C_ARENAS,
-    C_COUNTERS,
     C_FREE,
-    C_INDEX_ITEMS,
-    C_PUBLISH_SEQUENCE,
     DEAD,
     GENERATION_MASK,
     GRANULE,
-    ITEM_COUNT,
     KEY_BYTES_MAX,
-    KIND_PMEM,
     M_ARG,
     M_END,
     M_OFFSET,
@@ -104,15 +91,12 @@ from .layout import (
     OP_RELINK,
     OP_RETIRE,
     OP_SEAL,
-    OWNER_MASK,
-    OWNER_SHIFT,
     P_BUSY,
     P_HEAD,
     P_STATE,
     P_TAIL,
     P_WAITING,
     PIN_BYTES,
-    PROBE_MAX,
     R_BLOCK_COUNT,
     R_BLOCK_INDEX,
     R_EXPIRY,
@@ -132,31 +116,16 @@ from .layout import (
     S_LIVE_BYTES,
     S_LIVE_COUNT,
     S_POOL,
-    S_SEQUENCE,
-    S_TAIL,
     S_WORD,
-    SEGMENT_ENTRY_BYTES,
     SEGMENT_HEADER_BYTES,
-    SEGMENT_MAGIC,
     SEGMENT_MASK,
     SEGMENT_SHIFT,
-    SH_CLASS,
-    SH_FOOTER,
-    SH_GENERATION,
-    SH_MAGIC,
-    SH_POOL,
-    SH_SEALED_BYTES,
-    SH_SEQUENCE,
     SLOT_ACTIVE,
     SLOT_PAGE_BYTES,
-    STATE_EVICTING,
-    STATE_FREE,
     STATE_LEASED,
     STATE_QUARANTINED,
     STATE_SEALED,
-    STATE_SHIFT,
     STATE_UNBACKED,
-    TAG_SHIFT,
 )
 from .records import (
     find_exact,
@@ -165,30 +134,32 @@ from .records import (
     item_of,
     item_offset,
     place_of,
-    record_is,
     sound_length,
     step,
     system_call,
 )
+from .segments import (
+    bury,
+    drain,
+    next_sequence,
+    pop_free,
+    release,
+    retire,
+    seal,
+    walk_end,
+    write_segment_header,
+)
 from .steps import (
     ANSWER_STORED,
-    BURY_MARKED,
     DROP_WITHDRAWN,
     LEASE_MARKED,
     LEASE_POPPED,
     PUBLISH_INDEXED,
     PUBLISH_NUMBERED,
     PUBLISH_SWAPPED,
-    RELEASE_INVALIDATED,
     RELINK_LINKED,
-    RETIRE_MARKED,
-    SEAL_MARKED,
 )
-from .writer import FUTEX_WAIT, FUTEX_WAKE, SYS_FUTEX, flush_range
-
-read_file = types.ExternalFunction("pread", types.int64(types.int32, types.int64, types.int64, types.int64))
-write_file = types.ExternalFunction("pwrite", types.int64(types.int32, types.int64, types.int64, types.int64))
-write_descriptor = types.ExternalFunction("write", types.int64(types.int32, types.int64, types.int64))
+from .writer import FUTEX_WAIT, FUTEX_WAKE, SYS_FUTEX
 
 COUNT_PUBLISHED = daemon_index("published")
 COUNT_DELETED = daemon_index("deleted")
@@ -199,7 +170,6 @@ COUNT_RELINKED = daemon_index("relinked")
 COUNT_LEASES = daemon_index("leases")
 COUNT_RECALLED = daemon_index("recalled")
 COUNT_REFUSED = daemon_index("refused")
-COUNT_FREED = daemon_index("freed")
 COUNT_MESSAGES = daemon_index("messages")
 COUNT_SLEEPS = daemon_index("sleeps")
 
@@ -207,316 +177,6 @@ COUNT_SLEEPS = daemon_index("sleeps")
 IDLE_SPINS = 1500
 SLEEP_NS, DRAIN_NS = 500_000_000, 1_000_000
 MESSAGES_PER_VISIT = 64
-HEAD_READ_BYTES = 8192  # header and the longest key
-
-
-@helper
-def tally(d, counter, amount):
-    """Add to a daemon counter; only this thread writes them."""
-    address = load(d + D_CONTROL) + C_COUNTERS + 8 * counter
-    store(address, load(address) + amount)
-
-
-@helper
-def entry_of(d, segment):
-    """The line of a segment in the segment table."""
-    return load(d + D_TABLE) + segment * SEGMENT_ENTRY_BYTES
-
-
-@helper
-def word_of(state, owner, generation):
-    """A segment word."""
-    return (state << STATE_SHIFT) | (owner << OWNER_SHIFT) | generation
-
-
-@helper
-def state_of(word):
-    """The state in a segment word."""
-    return shift_right(word, STATE_SHIFT)
-
-
-@helper
-def owner_of(word):
-    """The owner slot in a segment word."""
-    return (word >> OWNER_SHIFT) & OWNER_MASK
-
-
-@helper
-def arena_of(d, segment):
-    """The arena a segment lies in."""
-    return load8(load(d + D_ARENAS) + segment)
-
-
-@helper
-def file_offset(d, segment, offset):
-    """Where a segment's byte lies in its arena's file."""
-    first = load(load(d + D_CONTROL) + C_ARENAS + 64 * arena_of(d, segment) + A_FIRST)
-    return load(d + D_HEADER_BYTES) + (segment - first) * load(d + D_SEGMENT_BYTES) + offset
-
-
-@helper
-def file_of(d, segment):
-    """The descriptor to read and write a segment's arena with."""
-    return load(load(d + D_FILES) + 8 * arena_of(d, segment))
-
-
-@helper
-def head_at(d, segment, offset):
-    """A record's header as an address: in the mapping, or read into the scratch; 0 if it cannot be read."""
-    start = load(load(d + D_ADDRESSES) + 8 * segment)
-    if start != 0:
-        return start + offset
-    scratch = load(d + D_SCRATCH)
-    size = min(HEAD_READ_BYTES, load(d + D_SEGMENT_BYTES) - offset)
-    got = read_file(file_of(d, segment), scratch, size, file_offset(d, segment, offset))
-    return scratch if got >= RECORD_HEADER_BYTES else 0
-
-
-@helper
-def tell(d, kind, argument):
-    """Put an event on the policy thread's ring and wake it. A full ring drops it: the thread also looks by itself."""
-    tail = load(d + D_EVENT_TAIL)
-    store(load(d + D_EVENTS) + 8 * (tail & (EVENT_COUNT - 1)), (kind << 32) | argument)
-    store_release(d + D_EVENT_TAIL, tail + 1)  # SYNC core.events: pairs with load_acquire in load_word()
-    page = load(d + D_PAGE)
-    store(page + 64, 1)
-    write_descriptor(load(d + D_EVENT_FD), page + 64, 8)
-
-
-# --- index ------------------------------------------------------------------------------------------------------------
-
-
-@helper
-def insert(d, place, item):
-    """Put an item in the first free slot of its probe; 1, or 0 where all PROBE_MAX buckets are full.
-
-    Linearizes: at the release store of the item. A bucket's overflow count is raised before, so that no reader stops
-    short of it.
-    """
-    index, mask = load(d + D_INDEX), load(d + D_MASK)
-    for probe in range(PROBE_MAX):
-        bucket = index + ((place + probe) & mask) * BUCKET_BYTES
-        for slot in range(1, ITEM_COUNT + 1):
-            if load(bucket + 8 * slot) == 0:
-                for passed in range(probe):
-                    before = index + ((place + passed) & mask) * BUCKET_BYTES
-                    store(before, load(before) + 1)
-                store_release(bucket + 8 * slot, item)  # SYNC index.item: pairs with load_acquire in find()
-                items = load(d + D_CONTROL) + C_INDEX_ITEMS
-                store(items, load(items) + 1)
-                return 1
-    return 0
-
-
-@helper
-def remove(d, place, address):
-    """Take an item out; afterwards lower the overflow counts of the buckets it had passed."""
-    index, mask = load(d + D_INDEX), load(d + D_MASK)
-    store_release(address, 0)  # SYNC index.item: pairs with load_acquire in find()
-    for probe in range(PROBE_MAX):
-        bucket = index + ((place + probe) & mask) * BUCKET_BYTES
-        if address >= bucket and address < bucket + BUCKET_BYTES:
-            break
-        store(bucket, load(bucket) - 1)
-    items = load(d + D_CONTROL) + C_INDEX_ITEMS
-    store(items, load(items) - 1)
-
-
-@helper
-def find_item(d, key, size, place, block_index, version, only_segment):
-    """The address of the item of a block (of any version if 0), in one segment if >= 0; 0 if there is none."""
-    index, mask = load(d + D_INDEX), load(d + D_MASK)
-    tag = shift_right(place, TAG_SHIFT)
-    for probe in range(PROBE_MAX):
-        bucket = index + ((place + probe) & mask) * BUCKET_BYTES
-        for slot in range(1, ITEM_COUNT + 1):
-            item = load(bucket + 8 * slot)
-            if item == 0 or shift_right(item, TAG_SHIFT) != tag:
-                continue
-            segment = (item >> SEGMENT_SHIFT) & SEGMENT_MASK
-            if only_segment >= 0 and segment != only_segment:
-                continue
-            head = head_at(d, segment, item_offset(item))
-            if head != 0 and record_is(head, key, size, place, block_index, version) == 1:
-                return bucket + 8 * slot
-        if load(bucket) == 0:
-            break
-    return 0
-
-
-# --- segments -----------------------------------------------------------------------------------------------------------
-
-
-@helper
-def mark_dead(d, segment, offset):
-    """Note in a record's own header that it must not come back at the next start."""
-    start = load(load(d + D_ADDRESSES) + 8 * segment)
-    if start != 0:
-        store(start + offset + R_PUBLISHED, load(start + offset + R_PUBLISHED) | DEAD)
-        if load(load(d + D_CONTROL) + C_ARENAS + 64 * arena_of(d, segment) + A_KIND) == KIND_PMEM:
-            flush_line(start + offset + R_PUBLISHED)
-            store_fence()
-    else:
-        page = load(d + D_PAGE)
-        store(page + 128, DEAD)
-        write_file(file_of(d, segment), page + 128, 8, file_offset(d, segment, offset + R_PUBLISHED))
-
-
-@helper
-def bury(d, segment, offset, length):
-    """A published record stops being live: mark it, and retire its segment when it was the last one there."""
-    entry = entry_of(d, segment)
-    mark_dead(d, segment, offset)
-    step(d + D_TRAP, BURY_MARKED)
-    store(entry + S_LIVE_BYTES, load(entry + S_LIVE_BYTES) - length)
-    store(entry + S_LIVE_COUNT, load(entry + S_LIVE_COUNT) - 1)
-    if load(entry + S_LIVE_COUNT) == 0 and state_of(load(entry + S_WORD)) == STATE_SEALED:
-        retire(d, segment)
-
-
-@helper
-def retire(d, segment):
-    """SEALED to EVICTING: the segment waits for its last pins, then it is free. Idempotent."""
-    entry = entry_of(d, segment)
-    word = load(entry + S_WORD)
-    if state_of(word) != STATE_SEALED or load(d + D_DRAIN_COUNT) >= DRAIN_MAX:
-        return
-    store_release(entry + S_WORD, word_of(STATE_EVICTING, 0, word & GENERATION_MASK))  # SYNC segment.word
-    step(d + D_TRAP, RETIRE_MARKED)
-    waiting = load(d + D_DRAIN_COUNT)
-    store(load(d + D_DRAIN) + 8 * waiting, segment)
-    store(d + D_DRAIN_COUNT, waiting + 1)
-
-
-@helper
-def pins_on(d, segment):
-    """The sum of a column of the hazard matrix. Items were withdrawn before, so no new pin can hold."""
-    fence()  # SYNC pins: pairs with the pin in find(); withdrawal comes before the sum
-    total = 0
-    for slot in range(load(d + D_SLOT_HIGH)):
-        row = load(d + D_SLOTS) + slot * load(d + D_SLOT_STRIDE) + load(d + D_ROW_OFFSET)
-        total += load32(row + segment * PIN_BYTES)
-    return total
-
-
-@helper
-def drain(d):
-    """Free every retired segment without pins."""
-    kept, table = 0, load(d + D_DRAIN)
-    for position in range(load(d + D_DRAIN_COUNT)):
-        segment = load(table + 8 * position)
-        if pins_on(d, segment) == 0:
-            release(d, segment)
-        else:
-            store(table + 8 * kept, segment)
-            kept += 1
-    store(d + D_DRAIN_COUNT, kept)
-
-
-@helper
-def release(d, segment):
-    """EVICTING (or a fresh UNBACKED one) to FREE: invalidate what lies there, then hand it to the free ring."""
-    entry = entry_of(d, segment)
-    word = load(entry + S_WORD)
-    generation = (word & GENERATION_MASK) + 1
-    if state_of(word) == STATE_EVICTING:
-        used = load(d + D_POOL_USED) + 8 * load(entry + S_POOL)
-        store(used, load(used) - 1)
-    write_segment_header(d, segment, generation, 0, 0, 0)
-    step(d + D_TRAP, RELEASE_INVALIDATED)
-    for field in range(S_LIVE_BYTES, SEGMENT_ENTRY_BYTES, 8):
-        store(entry + field, 0)
-    heat = load(d + D_ACCESS) + segment * load(d + D_ACCESS_STRIDE)
-    for offset in range(0, load(d + D_ACCESS_STRIDE), 8):
-        if load(heat + offset) != 0:
-            store(heat + offset, 0)
-    store_release(entry + S_WORD, word_of(STATE_FREE, 0, generation))  # SYNC segment.word
-    push_free(d, segment)
-    tally(d, COUNT_FREED, 1)
-    tell(d, EVENT_FREED, segment)
-
-
-@helper
-def write_segment_header(d, segment, generation, pool, kind, sealed_bytes):
-    """The first line of a segment, durable on arenas where a flush is: a new generation kills all older records."""
-    start = load(load(d + D_ADDRESSES) + 8 * segment)
-    target = start if start != 0 else load(d + D_PAGE) + 192
-    store(target + SH_MAGIC, SEGMENT_MAGIC)
-    store(target + SH_GENERATION, generation)
-    store(target + SH_POOL, pool)
-    store(target + SH_CLASS, kind)
-    store(target + SH_SEALED_BYTES, sealed_bytes)
-    store(target + SH_SEQUENCE, load(entry_of(d, segment) + S_SEQUENCE))
-    store(target + SH_FOOTER, 0)
-    if start != 0:
-        flush_range(target, 64)
-        store_fence()
-    else:
-        write_file(file_of(d, segment), target, 56, file_offset(d, segment, 0))
-
-
-@helper
-def push_free(d, segment):
-    """Append to the arena's free ring; it holds all ids of the arena, so it cannot overflow."""
-    arena = arena_of(d, segment)
-    ring = d + D_FREE_RINGS + arena * FREE_RING_BYTES
-    size = load(load(d + D_CONTROL) + C_ARENAS + 64 * arena + A_COUNT)
-    tail = load(ring + 8)
-    store(load(ring + 16) + 8 * (tail % size), segment)
-    store(ring + 8, tail + 1)
-    store(load(d + D_CONTROL) + C_FREE + 8 * arena, tail + 1 - load(ring))
-
-
-@helper
-def pop_free(d, arena):
-    """The free segment that was freed longest ago, -1 if there is none."""
-    ring = d + D_FREE_RINGS + arena * FREE_RING_BYTES
-    head = load(ring)
-    if head == load(ring + 8):
-        return -1
-    size = load(load(d + D_CONTROL) + C_ARENAS + 64 * arena + A_COUNT)
-    store(ring, head + 1)
-    store(load(d + D_CONTROL) + C_FREE + 8 * arena, load(ring + 8) - head - 1)
-    return load(load(ring + 16) + 8 * (head % size))
-
-
-@helper
-def seal(d, segment, tail):
-    """LEASED to SEALED; a segment without live records is retired at once."""
-    entry = entry_of(d, segment)
-    generation = load(entry + S_WORD) & GENERATION_MASK
-    store(entry + S_TAIL, tail)
-    store(entry + S_SEQUENCE, next_sequence(d))
-    store_release(entry + S_WORD, word_of(STATE_SEALED, 0, generation))  # SYNC segment.word
-    step(d + D_TRAP, SEAL_MARKED)
-    if load(load(d + D_ADDRESSES) + 8 * segment) != 0:
-        write_segment_header(d, segment, generation, load(entry + S_POOL), load(entry + S_CLASS), tail)
-    if load(entry + S_LIVE_COUNT) == 0:
-        retire(d, segment)
-    else:
-        tell(d, EVENT_SEALED, segment)
-
-
-@helper
-def next_sequence(d):
-    """The next number of the store's one order of events."""
-    address = load(d + D_CONTROL) + C_PUBLISH_SEQUENCE
-    store(address, load(address) + 1)
-    return load(address)
-
-
-@helper
-def walk_end(d, segment):
-    """The offset behind the last claimed record of a mapped segment."""
-    start, room = load(load(d + D_ADDRESSES) + 8 * segment), load(d + D_SEGMENT_BYTES)
-    generation = load(entry_of(d, segment) + S_WORD) & GENERATION_MASK
-    offset = SEGMENT_HEADER_BYTES
-    while offset + RECORD_HEADER_BYTES <= room:
-        length = sound_length(start + offset, generation, room - offset)
-        if length == 0:
-            break
-        offset += length
-    return offset
 
 
 # --- operations ---------------------------------------------------------------------------------------------------------

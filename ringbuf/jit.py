@@ -32,6 +32,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from . import guard
+
 log = logging.getLogger("tierstore")
 
 METH_FASTCALL = 0x0080
@@ -187,6 +189,7 @@ def _compile(modules: list[str], folder: Path) -> list[dict[str, Any]] | SimpleN
     import llvmlite.binding as llvm
 
     llvm.initialize_native_asmparser()  # without it the first inline assembly aborts the process
+    llvm.add_symbol(guard.SYMBOL, guard.table_address())
     for module in modules:
         importlib.import_module(module)
     manifest, objects, resident = [], {}, SimpleNamespace(_alive=[])
@@ -302,6 +305,7 @@ def _link(folder: Path, manifest: list[dict[str, Any]]) -> SimpleNamespace:
     llvm.initialize_native_asmprinter()
     for symbol, target in _RUNTIME.items():
         llvm.add_symbol(symbol, ctypes.cast(getattr(ctypes.pythonapi, target), ctypes.c_void_p).value)
+    llvm.add_symbol(guard.SYMBOL, guard.table_address())
     machine = llvm.Target.from_default_triple().create_target_machine()
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     for entry in manifest:

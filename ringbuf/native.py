@@ -5,16 +5,19 @@ from __future__ import annotations
 from functools import lru_cache
 from types import SimpleNamespace
 
+from . import guard
 from .jit import load
 
-CLIENT_MODULES = [f"tierstore.ringbuf.{name}" for name in ("xxh3", "records", "reader", "writer")]
+CLIENT_MODULES = [f"tierstore.ringbuf.{name}" for name in ("xxh3", "records", "reader", "writer", "guard_kernel")]
 DAEMON_MODULES = [f"tierstore.ringbuf.{name}" for name in ("core", "survey", "mover")]
 
 
 @lru_cache(maxsize=1)
 def kernels() -> SimpleNamespace:
     """A client's kernels as builtins; compiles them on the first call on a machine (about 6 s)."""
-    return load(CLIENT_MODULES)
+    native = load(CLIENT_MODULES)
+    guard.install(native.on_bus_error)
+    return native
 
 
 @lru_cache(maxsize=1)

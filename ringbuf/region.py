@@ -8,6 +8,7 @@ import fcntl
 import os
 import struct
 
+from . import guard
 from .errors import Full
 
 PAGE_BYTES = 4096
@@ -48,10 +49,11 @@ class Mapping:
                 errno.EINVAL,
                 f"the file behind a mapping holds {os.fstat(fd).st_size} bytes, not {size}: it was truncated",
             )
-        self.size, self._unmap = size, _libc.munmap
+        self.size, self._unmap, self._entry = size, _libc.munmap, -1
         protection = _PROT_READ | (_PROT_WRITE if writable else 0)
         if not huge:
             self.address = _map(None, size, protection, _MAP_SHARED, fd)
+            self._watch(fd)
             return
         # Huge pages need the mapping to begin where one could: reserve more room and map into its aligned part.
         room = size + HUGE_PAGE_BYTES
@@ -64,9 +66,17 @@ class Mapping:
         if end < start + room:
             _libc.munmap(end, start + room - end)
         _libc.madvise(self.address, size, _MADV_HUGEPAGE)
+        self._watch(fd)
+
+    def _watch(self, fd: int) -> None:
+        self._entry, self._forget = (
+            guard.watch(self.address, self.size, os.readlink(f"/proc/self/fd/{fd}")),
+            guard.forget,
+        )
 
     def __del__(self) -> None:
         if hasattr(self, "address"):
+            self._forget(self._entry)
             self._unmap(self.address, self.size)
 
 

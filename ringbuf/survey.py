@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from .atomic import fence, load, load8, load16, load32, load_acquire, store
 from .codes import LISTED_BYTES
-from .core import account, entry_of, find_item, head_at, insert, mark_dead
+from .core import account
 from .core_state import D_ACCESS, D_ACCESS_STRIDE, D_CONTROL, D_INDEX, D_MASK, D_SEGMENT_BYTES
+from .index import (
+    entry_of,
+    find_item,
+    head_at,
+    insert,
+)
 from .jit import helper, kernel
 from .layout import (
     ACCESS_SHIFT,
@@ -32,6 +38,9 @@ from .layout import (
     SEGMENT_SHIFT,
 )
 from .records import find_exact, hash_bytes, header_hash, item_of, item_offset, place_of, sound_length
+from .segments import (
+    mark_dead,
+)
 
 # One listed record: place, item, offset, length, class | heat << 8 | block index << 16 | codec << 48, expiry
 

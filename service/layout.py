@@ -8,7 +8,7 @@ import os
 import shutil
 
 from tierstore.cache.engine import EngineConfig
-from tierstore.ringbuf.arena import Arena
+from tierstore.ringbuf.arena import UNNAMED, Arena
 from tierstore.ringbuf.layout import KIND_DISK, KIND_DRAM, KIND_PMEM
 from tierstore.ringbuf.mutator import DAEMON_LOCK
 from tierstore.ringbuf.region import lock_holder, locked_here
@@ -60,15 +60,16 @@ def remove_dead(config: StoreConfig) -> list[str]:
     """Remove what killed ephemeral stores of this user left in the memory folder; returns their folders."""
     removed = []
     prefix = f"{FOLDER_PREFIX}{os.getuid()}-"
-    for name in os.listdir(config.dram_dir):
-        folder = os.path.join(config.dram_dir, name)
+    for entry in os.listdir(config.dram_dir):
+        folder = os.path.join(config.dram_dir, entry)
         mark = os.path.join(folder, EPHEMERAL_MARK)
-        if not name.startswith(prefix) or not os.path.exists(mark) or _alive(folder):
+        if not entry.startswith(prefix) or not os.path.exists(mark) or _alive(folder):
             continue
         with open(mark) as file:
             for path in filter(None, file.read().splitlines()[1:]):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
+                for name in (path, path + UNNAMED):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(name)
         shutil.rmtree(folder, ignore_errors=True)
         removed.append(folder)
     return removed

@@ -18,7 +18,7 @@ from tierstore.emulation.victim import number_of
 from tierstore.ringbuf.steps import CLIENT_STEPS, DAEMON_STEPS
 
 pytestmark = pytest.mark.slow
-SEED = int(os.environ.get("TIERSTORE_TEST_SEED", "1"))
+SEED = int(os.environ.get("TEST_SEED", "1"))
 DROPPING = {"drop.withdrawn", "evict.drop"}
 UNREACHED = {"get.held"}  # named for views held at death, which every victim has
 
@@ -32,7 +32,7 @@ class Node:
     """A daemon that can be killed and started again, and the clients that work on it."""
 
     def __init__(self, folder: Path, tiers: bool):
-        self.socket = str(folder / "s")
+        self.socket, self.log = str(folder / "s"), folder / "daemon.log"
         self.arguments = ["--socket", self.socket, "--segment", "1MiB", "--dram", "24MiB" if tiers else "10MiB"]
         if tiers:
             (folder / "disk").mkdir()
@@ -49,7 +49,8 @@ class Node:
         """Start the daemon; returns at once."""
         environment = {**os.environ, "TIERSTORE_KILL_AT": kill_at}
         command = [sys.executable, "-m", "tierstore.service.cli", "serve", *self.arguments]
-        self.process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(command, env=environment, stderr=log)
         return self.process
 
     def kill(self) -> int:
@@ -67,9 +68,9 @@ class Node:
                 store = tierstore.connect(self.socket)
                 self.folder = os.path.dirname(store.stats()["tiers"]["dram"]["paths"][0])
                 return store
-            except tierstore.PeerLost:
+            except tierstore.PeerLost as error:
                 if time.monotonic() > deadline or (self.process is not None and self.process.poll() is not None):
-                    raise
+                    raise RuntimeError(f"the daemon does not answer: {self.log.read_text()}") from error
                 time.sleep(0.02)
 
     def victim(self, seed: int, seconds: float, kill_at: str = "") -> subprocess.Popen[str]:
