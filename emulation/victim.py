@@ -18,6 +18,7 @@ import tierstore
 from tierstore.cache.store import Store
 
 KEY_COUNT = 24
+PATIENCE_S = 10.0
 SIZES = (10, 4096, 70_000, 300_000, 1_500_000)
 
 
@@ -62,9 +63,21 @@ def say(*words: object) -> None:
     print(*words, flush=True)
 
 
+def connect(socket: str) -> Store:
+    """A store, once the daemon answers; whoever starts both need not wait for it."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return tierstore.connect(socket)
+        except tierstore.PeerLost:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
 def work(socket: str, seed: int, seconds: float, kinds: str = "btc") -> None:
     """Put, read, and delete at random until the time is over."""
-    store, generator = tierstore.connect(socket), random.Random(seed)
+    store, generator = connect(socket), random.Random(seed)
     deadline, number = time.monotonic() + seconds, 0
     held: list[object] = []
     while time.monotonic() < deadline:
