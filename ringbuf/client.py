@@ -140,7 +140,7 @@ class Session:
         self.request = int(self._request_memory.ctypes.data)
         self._request_memory[words.Q_PIECES // 8] = self.request + words.REQUEST_BYTES
         self.trap = Trap()
-        self._memory[words.X_TRAP // 8] = self.trap.number
+        self._memory[words.X_TRAP // 8] = self.trap.word
         self._memory[words.X_TRAP // 8 + 1] = self.trap.left
         self._request_memory[words.Q_TRAP // 8] = self.x + words.X_TRAP
         self.leases: dict[tuple[int, int], Lease] = {}

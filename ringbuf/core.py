@@ -375,6 +375,15 @@ def withdraw_block(d, key, size, place, block_index, version):
 
 
 @helper
+def key_copy(d, head):
+    """A record's key, where it stays when the header's scratch is used for other records."""
+    copy = load(d + D_SCRATCH) + HEAD_READ_BYTES
+    for word in range(0, load16(head + R_KEY_BYTES), 8):
+        store(copy + word, load(head + RECORD_HEADER_BYTES + word))
+    return copy
+
+
+@helper
 def delete(d, place, item):
     """Remove the object whose root is exactly this item; 1, or 0 if it is not there any more."""
     address = find_exact(load(d + D_INDEX), load(d + D_MASK), place, item)
@@ -384,10 +393,7 @@ def delete(d, place, item):
     head = head_at(d, segment, offset)
     if head == 0 or load32(head + R_BLOCK_INDEX) != 0:
         return RESULT_REFUSED
-    # The key is needed after the header's scratch was used for other records: keep a copy.
-    size, copy = load16(head + R_KEY_BYTES), load(d + D_SCRATCH) + HEAD_READ_BYTES
-    for word in range(0, size, 8):
-        store(copy + word, load(head + RECORD_HEADER_BYTES + word))
+    size, copy = load16(head + R_KEY_BYTES), key_copy(d, head)
     remove(d, place, address)
     bury_object(d, item, copy, size, place)
     tally(d, COUNT_DELETED, 1)
@@ -424,13 +430,36 @@ def relink(d, packed, begin, end, image):
 
 
 @helper
-def drop_record(d, segment, offset, length, place, address):
-    """Withdraw one record that an item's address names, and remember its key as a ghost."""
+def drop_record(d, segment, offset, place, address):
+    """Withdraw one record that an item's address names, and remember its key as a ghost; what it leaves is no object."""
+    head = head_at(d, segment, offset)
+    length, index, blocks, version, size, key = 0, 0, 1, 0, 0, 0
+    if head != 0:
+        length, index, blocks = load(head + R_LENGTH), load32(head + R_BLOCK_INDEX), load32(head + R_BLOCK_COUNT)
+        version, size = load(head + R_VERSION), load16(head + R_KEY_BYTES)
+    if index > 0 or blocks > 1:
+        key = key_copy(d, head)
     store32(load(d + D_GHOST) + 4 * (place & load(d + D_GHOST_MASK)), shift_right(place, 32))
     tally(d, COUNT_DROPPED_BYTES, length)
     remove(d, place, address)
     step(d + D_TRAP, DROP_WITHDRAWN)
     bury(d, segment, offset, length)
+    if index == 0:
+        for other in range(1, blocks):
+            withdraw_block(d, key, size, place_of(place, other), other, version)
+    else:
+        drop_object(d, key, size, version)
+
+
+@helper
+def drop_object(d, key, size, version):
+    """Withdraw what is left of an object that lost a block: the root, and with it the blocks it names."""
+    key_hash = hash_bytes(key, size, 0)
+    address = find_item(d, key, size, key_hash, 0, version, -1)
+    if address != 0:
+        root = load(address)
+        remove(d, key_hash, address)
+        bury_object(d, root, key, size, key_hash)
 
 
 @helper
@@ -442,10 +471,7 @@ def drop_segment(d, segment, records, total):
         address = find_exact(load(d + D_INDEX), load(d + D_MASK), place, item)
         if address == 0:
             continue
-        offset = item_offset(item)
-        head = head_at(d, segment, offset)
-        length = load(head + R_LENGTH) if head != 0 else 0
-        drop_record(d, segment, offset, length, place, address)
+        drop_record(d, segment, item_offset(item), place, address)
         dropped += 1
     tally(d, COUNT_DROPPED, dropped)
     return dropped
@@ -470,7 +496,7 @@ def drop_range(d, segment, offset, limit):
             place = load(head + R_KEY_HASH)
             address = find_exact(load(d + D_INDEX), load(d + D_MASK), place, item_of(place, segment, offset))
             if address != 0:
-                drop_record(d, segment, offset, length, place, address)
+                drop_record(d, segment, offset, place, address)
                 dropped += 1
         offset += length
         seen += 1

@@ -219,7 +219,7 @@ class Mutator:
         for number, ring in enumerate(self._rings):
             self._words[(core.D_FREE_RINGS + number * core.FREE_RING_BYTES) // 8 + 2] = ring.ctypes.data
         self.core = self._words.ctypes.data
-        self._words[core.D_TRAP // 8], self._words[core.D_TRAP // 8 + 1] = self.trap.number, self.trap.left
+        self._words[core.D_TRAP // 8], self._words[core.D_TRAP // 8 + 1] = self.trap.word, self.trap.left
 
     def reserve_count(self) -> int:
         """Free segments kept for the daemon's own moves, so that making room never needs room it cannot get."""

@@ -1,7 +1,7 @@
-"""Named steps of the protocols, at which tests end the process with SIGKILL.
+"""Named steps of the protocols, at which tests kill or stop the process.
 
-A step is a number in a private word of the process: 0 in every normal run. Set by the environment variable
-TIERSTORE_KILL_AT=name or name:n (die at the n-th time), which only tests use.
+A step is a number in a private word of the process: 0 in every normal run. Set by the environment variables
+TIERSTORE_KILL_AT=name or name:n (die at the n-th time) and TIERSTORE_STOP_AT, which only tests use.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ DAEMON_STEPS = (
     "recover.indexed",
     "answer.stored",
 )
+STEP_LIMIT = 1 << 16  # a trap's word: the step, and above it the signal
 NUMBERS = {name: number for number, name in enumerate((*CLIENT_STEPS, *DAEMON_STEPS), 1)}
 
 PUT_CLAIMED, PUT_FILLED, PUT_COMMITTED = (NUMBERS[f"put.{name}"] for name in ("claimed", "filled", "committed"))
@@ -63,17 +64,20 @@ DROP_WITHDRAWN, SEAL_MARKED, ANSWER_STORED = (
 
 
 class Trap:
-    """The step at which this process is to die, and after how many passes."""
+    """The step at which this process is to be killed or stopped, and after how many passes."""
 
-    def __init__(self, text: str | None = None):
-        name, _, count = (os.environ.get("TIERSTORE_KILL_AT", "") if text is None else text).partition(":")
-        if name and name not in NUMBERS:
-            raise ValueError(f"TIERSTORE_KILL_AT names no step: {name!r}; steps are {', '.join(NUMBERS)}")
-        self.number, self.left = NUMBERS.get(name, 0), int(count or 1)
+    def __init__(self) -> None:
+        self.word, self.left = 0, 0
+        for variable, number in (("TIERSTORE_KILL_AT", signal.SIGKILL), ("TIERSTORE_STOP_AT", signal.SIGSTOP)):
+            name, _, count = os.environ.get(variable, "").partition(":")
+            if name and name not in NUMBERS:
+                raise ValueError(f"{variable} names no step: {name!r}; steps are {', '.join(NUMBERS)}")
+            if name:
+                self.word, self.left = NUMBERS[name] + STEP_LIMIT * number, int(count or 1)
 
     def __call__(self, name: str) -> None:
         """A step of Python code was reached."""
-        if self.number and self.number == NUMBERS[name]:
+        if self.word and self.word % STEP_LIMIT == NUMBERS[name]:
             self.left -= 1
             if self.left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), self.word // STEP_LIMIT)

@@ -22,7 +22,7 @@ POOLS_MAX = 63
 DRAM_DEFAULT_MAX = 8 * GIB
 PROFILES = ("none",)
 LOG_LEVELS = ("debug", "info", "warning", "error")
-RESERVED = ("TIERSTORE_CONFIG", "TIERSTORE_KERNEL_CACHE", "TIERSTORE_KILL_AT")
+RESERVED = ("TIERSTORE_CONFIG", "TIERSTORE_KERNEL_CACHE", "TIERSTORE_KILL_AT", "TIERSTORE_STOP_AT")
 
 
 def parse_size(text: str | int, key: str = "size") -> int:

@@ -363,3 +363,13 @@ def test_foreign_shapes_are_refused(store: Store) -> None:
         with pytest.raises(TypeError, match="Table"):
             store.put("k", wrong)  # type: ignore[arg-type]
     assert store.keys() == []
+
+
+def test_an_object_that_lost_a_block_is_gone_as_a_whole(store: Store) -> None:
+    for number in range(40):  # of three blocks each, into 32 MiB of memory
+        store.put(f"{number}", pa.table({"x": np.full(350_000, number)}))
+    gone = [number for number in range(40) if f"{number}" not in store]
+    assert gone
+    for number in set(range(40)).difference(gone):
+        assert store.get(f"{number}")["x"].to_numpy()[-1] == number
+    assert set(store.keys()) <= {f"{number}" for number in set(range(40)).difference(gone)}

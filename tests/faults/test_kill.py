@@ -73,10 +73,10 @@ class Node:
                     raise RuntimeError(f"the daemon does not answer: {self.log.read_text()}") from error
                 time.sleep(0.02)
 
-    def victim(self, seed: int, seconds: float, kill_at: str = "") -> subprocess.Popen[str]:
+    def victim(self, seed: int, seconds: float, kill_at: str = "", stop_at: str = "") -> subprocess.Popen[str]:
         """A client process that works at random."""
         command = [sys.executable, "-m", "tierstore.emulation.victim", self.socket, str(seed), str(seconds), self.kinds]
-        environment = {**os.environ, "TIERSTORE_KILL_AT": kill_at}
+        environment = {**os.environ, "TIERSTORE_KILL_AT": kill_at, "TIERSTORE_STOP_AT": stop_at}
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def end(self) -> None:
@@ -157,6 +157,42 @@ def test_client_killed_at(step: str, node: Node) -> None:
             output, errors = finish(victim, 60)
             assert victim.returncode == -signal.SIGKILL, f"{step} was not reached: {errors}"
             check(store, output, clients=1)
+
+
+@pytest.mark.parametrize("step", [name for name in CLIENT_STEPS if name not in UNREACHED])
+def test_client_stopped_at(step: str, node: Node) -> None:
+    """A client stops at a step: the others go on, also past a restart; woken up, it goes on as if nothing had been."""
+    node.start()
+    with node.connect() as store:
+        victim = node.victim(SEED, 3, stop_at=f"{step}:{random.Random(f'{SEED}/{step}').randrange(1, 40)}")
+        while _state_of(victim.pid) != "T":
+            assert victim.poll() is None, f"{step} was not reached: {finish(victim, 5)[1]}"
+            time.sleep(0.01)
+        _press(store, 30)
+        node.kill()
+        node.start()
+        node.connect().close()
+        _press(store, 30)
+        os.kill(victim.pid, signal.SIGCONT)
+        output, errors = finish(victim, 60)
+        assert victim.returncode == 0, errors
+        check(store, output, clients=1)
+
+
+def _state_of(pid: int) -> str:
+    """The state of a process, "T" when stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def _press(store: tierstore.Store, count: int) -> None:
+    """Put more than memory holds, and read it back where it is still there."""
+    for number in range(count):
+        store.put_bytes(f"cpress-{number}", bytes([number]) * 900_000)
+    for number in range(count):
+        try:
+            assert store.get_bytes(f"cpress-{number}")[899_999] == number
+        except KeyError:
+            pass
 
 
 @pytest.mark.parametrize("step", [name for name in DAEMON_STEPS if not name.startswith("recover")])
