@@ -281,6 +281,7 @@ def put(items: list[Any], at: int, item: Any) -> list[Any]:
     return [*items[:at], item, *items[at + 1 :]]
 
 
+@pytest.mark.slow
 def test_pruning_loses_nothing() -> None:
     """Random programs end in the same outcomes as without pruning, with and without deaths."""
     generator = random.Random(7)
