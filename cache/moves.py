@@ -143,7 +143,7 @@ class Mover:
             head = image + int(rows[position, ROW_OFFSET])
             made = codec.recoded(native, head, state, target.tier.compress)
             length = made.record_bytes if made is not None else int(rows[position, ROW_LENGTH])
-            if target.offset + length > size:
+            if target.offset + length > size or target.offset >= layout.RECORD_START_LIMIT:
                 return position
             at = target.address + target.offset
             if made is None:  # as it is
@@ -205,9 +205,11 @@ class Mover:
         """The segment that moves to a tier are filling, with room for ``size`` bytes."""
         name = (number, pool, kind)
         target = self._targets.get(name)
-        if target is not None and target.offset + size + _PAGE > self.mutator.segment_bytes:
-            self._finish(name)
-            target = None
+        if target is not None:
+            start = -(-target.offset // _PAGE) * _PAGE
+            if start + size > self.mutator.segment_bytes or start >= layout.RECORD_START_LIMIT:
+                self._finish(name)
+                target = None
         if target is None:
             segment = self.mutator.submit(layout.OP_LEASE, number, pool, kind)
             if segment < 0:

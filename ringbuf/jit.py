@@ -36,6 +36,8 @@ from . import guard
 
 log = logging.getLogger("tierstore")
 
+# Set only by the crash explorer: kernels are built so that an observer hears of every store, flush and fence.
+TRACED = bool(os.environ.get("TIERSTORE_TRACE"))
 METH_FASTCALL = 0x0080
 _INT = "int64"
 
@@ -118,7 +120,7 @@ def cache_folder(modules: list[str]) -> Path:
 def _toolchain() -> str:
     from importlib.metadata import version
 
-    return f"numba {version('numba')} llvmlite {version('llvmlite')} python {sys.version} {cpu_flags()}"
+    return f"numba {version('numba')} llvmlite {version('llvmlite')} python {sys.version} {cpu_flags()} {TRACED}"
 
 
 def cpu_flags() -> str:

@@ -35,6 +35,10 @@ SH_SEQUENCE = 40  # order of sealing
 SH_FOOTER = 48  # offset of the directory of records (disk only), 0 if none
 SEGMENT_MAGIC = int.from_bytes(b"TSSEGMT1", "little")
 
+# Segments are larger than the size they are configured with, by this share: so many blocks of a power of two bytes fit,
+# although each has a header.
+SEGMENT_SLACK = 16
+
 # --- Record: header, key, payload, padded to 256 bytes -------------------------------------------------------------------
 GRANULE = 256
 RECORD_HEADER_BYTES = 128
@@ -149,9 +153,10 @@ ITEM_COUNT = 7
 # item: tag:27 | segment:20 | offset in granules:17; 0 is empty (offset 0 is the segment header)
 TAG_SHIFT, SEGMENT_SHIFT = 37, 17
 TAG_MASK, SEGMENT_MASK, GRANULE_MASK = (1 << 27) - 1, (1 << 20) - 1, (1 << 17) - 1
+RECORD_START_LIMIT = (GRANULE_MASK + 1) * GRANULE  # what an item can name; a record may end behind it
 PROBE_MAX = 64
 BYTES_PER_BUCKET = 8192  # capacity that one bucket of seven items is provided for
 
-# --- Access bytes: how often a block was read since the hand last passed, 0 to 3, one per 4 KiB of segment ------------------------
+# --- Access bytes: how often a block was read lately (halved from time to time), 0 to 31, one per 4 KiB of segment ---------------
 ACCESS_SHIFT = 12
-ACCESS_MAX = 3
+ACCESS_MAX = 31

@@ -17,6 +17,7 @@ from .layout import (
     R_PUBLISHED,
     R_STORED_BYTES,
     RECORD_HEADER_BYTES,
+    RECORD_START_LIMIT,
 )
 from .records import header_hash
 from .writer import flush_range
@@ -106,7 +107,7 @@ def copy_records(target, offset, room, image, rows, first, total, generation, ki
     while position < total:
         row = rows + LISTED_BYTES * position
         length = load(row + 24)
-        if offset + length > room:
+        if offset + length > room or offset >= RECORD_START_LIMIT:
             break
         if copy_record(target + offset, image + load(row + 16), length, generation, kind, flush, state) == 1:
             offset += length

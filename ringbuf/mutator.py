@@ -166,7 +166,7 @@ class Mutator:
         self._arena_of = np.zeros(self.segment_count, "u1")
         self._files = np.zeros(layout.ARENA_MAX, "<u8")
         self._pools = np.zeros(128, "<u8")
-        self._pools[64 : 64 + len(quotas)] = [-(-quota // self.segment_bytes) if quota else 0 for quota in quotas]
+        self._pools[64 : 64 + len(quotas)] = [max(1, quota // self.segment_bytes) if quota else 0 for quota in quotas]
         self._drain = np.zeros(core.DRAIN_MAX, "<u8")
         self._events = np.zeros(core.EVENT_COUNT, "<u8")
         self._scratch = np.zeros(core.SCRATCH_BYTES + PAGE_BYTES, "u1")
@@ -223,7 +223,7 @@ class Mutator:
 
     def reserve_count(self) -> int:
         """Free segments kept for the daemon's own moves, so that making room never needs room it cannot get."""
-        return 1 if min(arena.segment_count for arena in self.arenas) < 16 else 2
+        return 1
 
     def _write_control(self) -> None:
         at = self.control.address

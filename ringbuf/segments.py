@@ -97,14 +97,20 @@ from .writer import flush_range
 
 
 @helper
+def persist_published(d, segment, head):
+    """Make the publish word of a record durable, in arenas where a flush is enough for that."""
+    if load(load(d + D_CONTROL) + C_ARENAS + 64 * arena_of(d, segment) + A_KIND) == KIND_PMEM:
+        flush_line(head + R_PUBLISHED)
+        store_fence()
+
+
+@helper
 def mark_dead(d, segment, offset):
     """Note in a record's own header that it must not come back at the next start."""
     start = load(load(d + D_ADDRESSES) + 8 * segment)
     if start != 0:
         store(start + offset + R_PUBLISHED, load(start + offset + R_PUBLISHED) | DEAD)
-        if load(load(d + D_CONTROL) + C_ARENAS + 64 * arena_of(d, segment) + A_KIND) == KIND_PMEM:
-            flush_line(start + offset + R_PUBLISHED)
-            store_fence()
+        persist_published(d, segment, start + offset)
     else:
         page = load(d + D_PAGE)
         store(page + 128, DEAD)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from .atomic import fence, load, load8, load16, load32, load_acquire, store
 from .codes import LISTED_BYTES
-from .core import account
 from .core_state import D_ACCESS, D_ACCESS_STRIDE, D_CONTROL, D_INDEX, D_MASK, D_SEGMENT_BYTES
 from .index import (
     entry_of,
@@ -37,6 +36,7 @@ from .layout import (
     SEGMENT_MASK,
     SEGMENT_SHIFT,
 )
+from .operations import account
 from .records import find_exact, hash_bytes, header_hash, item_of, item_offset, place_of, sound_length
 from .segments import (
     mark_dead,

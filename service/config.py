@@ -17,12 +17,12 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 _UNITS = {"": 1, "B": 1, "KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": 1 << 40}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN = 32 * MIB, MIB
-SEGMENTS_PER_TIER_GOAL, SEGMENTS_PER_TIER_MIN, SEGMENTS_MAX = 32, 4, 1 << 20
+SEGMENTS_PER_TIER_GOAL, SEGMENTS_PER_TIER_MIN, SEGMENTS_MAX = 64, 4, 1 << 20
 POOLS_MAX = 63
 DRAM_DEFAULT_MAX = 8 * GIB
 PROFILES = ("none",)
 LOG_LEVELS = ("debug", "info", "warning", "error")
-RESERVED = ("TIERSTORE_CONFIG", "TIERSTORE_KERNEL_CACHE", "TIERSTORE_KILL_AT", "TIERSTORE_STOP_AT")
+RESERVED = tuple(f"TIERSTORE_{name}" for name in ("CONFIG", "KERNEL_CACHE", "KILL_AT", "STOP_AT", "TRACE"))
 
 
 def parse_size(text: str | int, key: str = "size") -> int:

@@ -9,11 +9,11 @@ import shutil
 
 from tierstore.cache.engine import EngineConfig
 from tierstore.ringbuf.arena import UNNAMED, Arena
-from tierstore.ringbuf.layout import KIND_DISK, KIND_DRAM, KIND_PMEM
+from tierstore.ringbuf.layout import KIND_DISK, KIND_DRAM, KIND_PMEM, SEGMENT_SLACK
 from tierstore.ringbuf.mutator import DAEMON_LOCK
 from tierstore.ringbuf.region import lock_holder, locked_here
 
-from .config import StoreConfig
+from .config import SEGMENTS_PER_TIER_MIN, StoreConfig
 
 FOLDER_PREFIX = "tierstore-"
 EPHEMERAL_MARK = "ephemeral"
@@ -31,18 +31,25 @@ def store_folder(config: StoreConfig) -> str:
 
 def engine_config(config: StoreConfig) -> EngineConfig:
     """The engine of a checked configuration."""
-    folder, size = store_folder(config), config.segment_bytes
-    arenas = [Arena(KIND_DRAM, os.path.join(folder, "dram.arena"), size, config.dram_bytes // size)]
+    folder, size = store_folder(config), config.segment_bytes + config.segment_bytes // SEGMENT_SLACK
+    arenas = [Arena(KIND_DRAM, os.path.join(folder, "dram.arena"), size, _count(config.dram_bytes, size))]
     if config.pmem_path:
-        arenas.append(Arena(KIND_PMEM, _arena_path(config.pmem_path, "pmem.arena"), size, config.pmem_bytes // size))
+        arenas.append(
+            Arena(KIND_PMEM, _arena_path(config.pmem_path, "pmem.arena"), size, _count(config.pmem_bytes, size))
+        )
     for index, disk in enumerate(config.disks):
         path = os.path.join(disk.path, f"tierstore-{index}.arena")
-        arenas.append(Arena(KIND_DISK, path, size, disk.bytes // size, index, compress=config.disk_lz4))
+        arenas.append(Arena(KIND_DISK, path, size, _count(disk.bytes, size), index, compress=config.disk_lz4))
     os.makedirs(folder, mode=0o700, exist_ok=True)
     if config.ephemeral:
         mark_ephemeral(folder, [arena.path for arena in arenas[1:]])
     pools = {"default": 0} | {pool.name: pool.quota_bytes for pool in config.pools}
     return EngineConfig(folder, size, arenas, config.client_slots, pools, config.ephemeral)
+
+
+def _count(tier_bytes: int, size: int) -> int:
+    """Segments of a tier; the smallest tiers may become a little larger than asked for."""
+    return max(SEGMENTS_PER_TIER_MIN, tier_bytes // size)
 
 
 def _arena_path(path: str, name: str) -> str:
