@@ -282,11 +282,21 @@ def verify(payloads: bool, socket: str | None, as_json: bool) -> None:
 
 @main.command()
 @store_options
+@click.option(
+    "--profiles", is_flag=True, help="List the profiles of emulated devices instead; your own with --pmem-profile."
+)
 @json_option
-def doctor(as_json: bool, **options: Any) -> None:
+def doctor(as_json: bool, profiles: bool, **options: Any) -> None:
     """Say what each configured path is, what it promises, and what to change."""
     from rich.console import Console
 
+    if profiles:
+        from . import doctor_profiles
+
+        chosen = load_config(options["config_path"], flags={"pmem_profile": options["pmem_profile"]}).pmem_profile
+        listed = doctor_profiles.listing(chosen)
+        _print(listed, as_json, lambda _: Console().print(doctor_profiles.render(listed)))
+        return
     from .doctor import examine, render, to_json
 
     findings = examine(_config(options))
