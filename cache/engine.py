@@ -66,7 +66,7 @@ class Engine:
         self.held_slots: set[int] = set()  # of this process, or with an open connection
         self._unbacked: list[int] = []
         self._hits_when_aged = self._hits_seen = 0
-        self._reading = False
+        self._reading, self._gone_when_synced = False, 0
         self._next_check = self._next_promotion = 0.0
         self._hurry_until = [0.0] * len(self.mutator.arenas)
         self.recovery = self.mutator.recover()
@@ -149,6 +149,7 @@ class Engine:
             self._next_check = now + LIVENESS_S
             self.reap_dead()
             self.cascade.drop_expired(int(time.time() * 1000))
+            self._sync_deletes()
         if now >= self._next_promotion:
             self._promote()
             took = time.monotonic() - now
@@ -171,6 +172,16 @@ class Engine:
                 return
             if self.cascade.wait_free(number, goal):
                 return
+
+    def _sync_deletes(self) -> None:
+        """Make what was deleted or replaced on disk since the last time stay so after power loss."""
+        counters = self.mutator.counters()
+        gone = counters["deleted"] + counters["replaced"]
+        if gone != self._gone_when_synced:
+            self._gone_when_synced = gone
+            for arena in self.mutator.arenas:
+                if not arena.mapped:
+                    arena.sync()
 
     def _promote(self) -> None:
         hits = self.mutator.client_counters()["hits"]

@@ -90,6 +90,8 @@ class Mover:
             if copied is None:
                 return None
             moved += copied
+        if not self.mutator.address(source):
+            self.mutator.arena_of(source).sync()  # buried originals must not come back when the copies are deleted
         return moved
 
     def _move_class(self, source: int, image: int, rows: np.ndarray, number: int, pool: int, kind: int) -> int | None:

@@ -2,7 +2,8 @@
 
 Model of memory (Intel SDM volume 1, 11.6.13; Pelley et al., "Memory persistency", ISCA 2014; as in pmemcheck and Yat):
 stores to one cache line reach the medium in order, and may do so at any time; a flush followed by a fence guarantees all
-stores to the line before the flush; a non-temporal store is guaranteed by a fence alone; lines are independent. With
+stores to the line before the flush; a non-temporal store is guaranteed by a fence alone; lines are independent, and a
+fence speaks only for the flushes and non-temporal stores of its own processor. With
 ``eadr`` the caches belong to the medium: ordinary stores are durable when done, non-temporal ones after a fence.
 
 Model of a file: pages written since the last sync may each be there or not; sync guarantees them.
@@ -17,27 +18,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 LINE_BYTES, PAGE_BYTES = 64, 4096
-STORE, STREAM, FLUSH, FENCE, WRITE, SYNC = "store", "stream", "flush", "fence", "write", "sync"
+STORE, STREAM, FLUSH, FENCE, WRITE, SYNC, RESET = "store", "stream", "flush", "fence", "write", "sync", "reset"
 
 
 @dataclass(frozen=True)
 class Event:
-    """One thing done to the device. offset: in the device; data: of stores and writes."""
+    """One thing done to the device. offset: in the device; data: of stores and writes; cpu: which processor did it."""
 
     kind: str
     offset: int = 0
     data: bytes = b""
+    cpu: int = 0
 
 
 @dataclass
 class _Unit:
     """A cache line or page with stores that the medium need not have yet: contents after each, oldest first.
 
-    flushed: how many of them the next fence guarantees.
+    flushed: how many of them the next fence of a processor (or the next sync) guarantees.
     """
 
     contents: list[bytes]
-    flushed: int = 0
+    flushed: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -58,15 +60,18 @@ class Shadow:
         elif event.kind == WRITE:
             for start, part in _units(event.offset, event.data, PAGE_BYTES):
                 unit = self._change(start // PAGE_BYTES * PAGE_BYTES, PAGE_BYTES, start, part)
-                unit.flushed = len(unit.contents)
+                unit.flushed[0] = len(unit.contents)
         elif event.kind == FLUSH:
             unit_ = self.pending.get((event.offset // LINE_BYTES * LINE_BYTES, LINE_BYTES))
             if unit_ is not None:
-                unit_.flushed = len(unit_.contents)
+                unit_.flushed[event.cpu] = len(unit_.contents)
         elif event.kind == FENCE:
-            self._settle(LINE_BYTES)
+            self._settle(LINE_BYTES, event.cpu)
         elif event.kind == SYNC:
-            self._settle(PAGE_BYTES)
+            self._settle(PAGE_BYTES, 0)
+        elif event.kind == RESET:
+            self.image[:] = event.data
+            self.pending.clear()
 
     def _store(self, event: Event) -> None:
         for start, part in _units(event.offset, event.data, LINE_BYTES):
@@ -76,7 +81,7 @@ class Shadow:
                 continue
             unit = self._change(line, LINE_BYTES, start, part)
             if event.kind == STREAM or self.eadr:
-                unit.flushed = len(unit.contents)
+                unit.flushed[event.cpu] = len(unit.contents)
 
     def _change(self, unit_at: int, size: int, start: int, part: bytes) -> _Unit:
         unit = self.pending.setdefault((unit_at, size), _Unit([]))
@@ -85,11 +90,13 @@ class Shadow:
         unit.contents.append(before[:at] + part + before[at + len(part) :])
         return unit
 
-    def _settle(self, size: int) -> None:
-        for name in [name for name, unit in self.pending.items() if name[1] == size and unit.flushed]:
+    def _settle(self, size: int, cpu: int) -> None:
+        for name in [name for name, unit in self.pending.items() if name[1] == size and unit.flushed.get(cpu)]:
             unit = self.pending[name]
-            self.image[name[0] : name[0] + size] = unit.contents[unit.flushed - 1]
-            unit.contents, unit.flushed = unit.contents[unit.flushed :], 0
+            count = unit.flushed.pop(cpu)
+            self.image[name[0] : name[0] + size] = unit.contents[count - 1]
+            unit.contents = unit.contents[count:]
+            unit.flushed = {other: left - count for other, left in unit.flushed.items() if left > count}
             if not unit.contents:
                 del self.pending[name]
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .jit import TRACED, cpu_flags
@@ -24,14 +25,22 @@ TRACE_STORE, TRACE_COPY, TRACE_STREAM, TRACE_FLUSH, TRACE_FENCE = 1, 2, 3, 4, 5
 _I64, _I32, _I8 = ir.IntType(64), ir.IntType(32), ir.IntType(8)
 
 
-def trace(builder: Any, kind: int, address: Any, size: int, value: Any) -> None:
-    """In kernels built to be observed, while the gate is open: tell of a store, flush or fence before it is done."""
+def trace(builder: Any, kind: int, address: Any, size: int, value: Any = None) -> None:
+    """In kernels built to be observed, while the gate is open: tell of a store, flush or fence before it is done.
+
+    value: None for flushes and fences; told instead is the address of a text that says where in the code they are.
+    """
     if not TRACED:
         return
     module, kind_of = builder.module, ir.FunctionType(ir.VoidType(), [_I64] * 4)
     function = module.globals.get(TRACE_SYMBOL) or ir.Function(module, kind_of, TRACE_SYMBOL)
     gate = module.globals.get(GATE_SYMBOL) or ir.GlobalVariable(module, _I64, GATE_SYMBOL)
     gate.linkage = "external"
+    if value is None:
+        number = builder.function.sites = getattr(builder.function, "sites", 0) + 1
+        site = f"{builder.function.name} {number}".encode() + b"\0"
+        text = ir.Constant(ir.ArrayType(_I8, len(site)), bytearray(site))
+        value = builder.ptrtoint(cgutils.global_constant(module, "trace_site", text), _I64)
     value = builder.zext(value, _I64) if value.type.width < 64 else value
     with builder.if_then(builder.icmp_unsigned("!=", builder.load(gate), _I64(0))):
         builder.call(function, [_I64(kind), address, _I64(size), value])
@@ -152,7 +161,7 @@ def _assembly(text: str, traced: int = 0) -> Any:
     def emit(typingctx):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
             if traced:
-                trace(builder, traced, _I64(0), 0, _I64(0))
+                trace(builder, traced, _I64(0), 0)
             kind = ir.FunctionType(ir.VoidType(), [])
             builder.call(ir.InlineAsm(kind, text, "~{memory}", side_effect=True), [])
             return context.get_dummy_value()
@@ -166,7 +175,7 @@ def _assembly_at(text: str) -> Any:
     @intrinsic
     def emit(typingctx, address):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            trace(builder, TRACE_FLUSH, arguments[0], 64, _I64(0))
+            trace(builder, TRACE_FLUSH, arguments[0], 64)
             kind = ir.FunctionType(ir.VoidType(), [_I64])
             builder.call(ir.InlineAsm(kind, text, "r,~{memory}", side_effect=True), [arguments[0]])
             return context.get_dummy_value()

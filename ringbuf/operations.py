@@ -112,7 +112,6 @@ from .segments import (
     pop_free,
     release,
     seal,
-    walk_end,
     write_segment_header,
 )
 from .steps import (
@@ -170,9 +169,9 @@ def lease(d, slot, arena, pool, kind):
 
 @helper
 def withdraw_orphans(d, segment):
-    """Take published blocks out whose root was never published: their writer gave up or died in between.
+    """Take published blocks out whose root was never published (their writer gave up or died); the end of the last record.
 
-    Called when a lease ends; a client keeps the leases of an object until its root is published.
+    Called when a lease ends; a client keeps the leases of an object until its root is published. One pass over all headers.
     """
     start, room = load(load(d + D_ADDRESSES) + 8 * segment), load(d + D_SEGMENT_BYTES)
     generation, offset = load(entry_of(d, segment) + S_WORD) & GENERATION_MASK, SEGMENT_HEADER_BYTES
@@ -188,6 +187,7 @@ def withdraw_orphans(d, segment):
                 place = load(head + R_KEY_HASH)
                 withdraw_block(d, key, size, place, load32(head + R_BLOCK_INDEX), load(head + R_VERSION))
         offset += length
+    return offset if start != 0 else room
 
 
 @helper
@@ -213,8 +213,7 @@ def recall(d, arena):
         if load_acquire(busy) != 0:  # SYNC lease: the owner is in an append and keeps it
             store(entry_of(d, segment) + S_WORD, word)
             continue
-        withdraw_orphans(d, segment)
-        seal(d, segment, walk_end(d, segment))
+        seal(d, segment, withdraw_orphans(d, segment))
         tally(d, COUNT_RECALLED, 1)
         return
 
@@ -473,8 +472,7 @@ def reap(d, slot):
     for segment in range(load(d + D_SEGMENT_COUNT)):
         word = load(entry_of(d, segment) + S_WORD)
         if state_of(word) == STATE_LEASED and owner_of(word) == slot:
-            withdraw_orphans(d, segment)
-            seal(d, segment, walk_end(d, segment))
+            seal(d, segment, withdraw_orphans(d, segment))
     base = load(d + D_SLOTS) + slot * load(d + D_SLOT_STRIDE)
     row = base + load(d + D_ROW_OFFSET)
     for segment in range(load(d + D_SEGMENT_COUNT)):
@@ -492,9 +490,7 @@ def seal_lease(d, slot, segment):
     word = load(entry_of(d, segment) + S_WORD)
     if state_of(word) != STATE_LEASED or owner_of(word) != slot:
         return RESULT_REFUSED
-    withdraw_orphans(d, segment)
-    tail = walk_end(d, segment) if load(load(d + D_ADDRESSES) + 8 * segment) != 0 else load(d + D_SEGMENT_BYTES)
-    seal(d, segment, tail)
+    seal(d, segment, withdraw_orphans(d, segment))
     return 1
 
 

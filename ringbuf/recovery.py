@@ -123,8 +123,9 @@ def _segment_header(mutator: Mutator, segment: int) -> list[int]:
 
 def _recover_segment(mutator: Mutator, segment: int, found: Recovery) -> None:
     mutator.trap("recover.segment")
-    image = SegmentImage(mutator, segment)
-    blocks = mutator.native.recover(mutator.core, segment, image.address)
+    verify = not mutator.address(segment) and not _segment_header(mutator, segment)[layout.SH_SEALED_BYTES // 8]
+    image = SegmentImage(mutator, segment, payloads=verify)
+    blocks = mutator.native.recover(mutator.core, segment, image.address, int(verify))
     if blocks < 0:
         found.bad_segments.append(segment)
     else:
@@ -133,9 +134,9 @@ def _recover_segment(mutator: Mutator, segment: int, found: Recovery) -> None:
 
 
 class SegmentImage:
-    """A segment's bytes as memory: the mapping itself, or the headers (or all) read from the file."""
+    """A segment's bytes as memory: the mapping itself, or the headers (or, with payloads, all) read from the file."""
 
-    def __init__(self, mutator: Mutator, segment: int):
+    def __init__(self, mutator: Mutator, segment: int, payloads: bool = False):
         self.address = mutator.address(segment)
         if self.address:
             return
@@ -153,7 +154,7 @@ class SegmentImage:
             if length < layout.RECORD_HEADER_BYTES or int.from_bytes(raw[8:16], "little") != generation:
                 return
             ctypes.memmove(self.address + offset, raw, min(len(raw), size - offset))
-            if length < _HEADER_READ_BYTES:
+            if length < _HEADER_READ_BYTES or payloads:
                 raw = os.pread(arena.fd, size - offset, base + offset)
                 ctypes.memmove(self.address + offset, raw, min(len(raw), size - offset))
                 return
@@ -176,3 +177,6 @@ def finish(mutator: Mutator, found: Recovery) -> None:
     for segment in found.segments:
         if mutator.state(segment) == layout.STATE_SEALED and mutator.segment_field(segment, layout.S_LIVE_COUNT) == 0:
             mutator.submit(layout.OP_RETIRE, segment)
+    for arena in mutator.arenas:
+        if not arena.mapped:
+            arena.sync()  # what was buried must not come back when its twin is deleted

@@ -25,7 +25,6 @@ from .core_state import (
     D_PAGE,
     D_POOL_USED,
     D_ROW_OFFSET,
-    D_SEGMENT_BYTES,
     D_SLOT_HIGH,
     D_SLOT_STRIDE,
     D_SLOTS,
@@ -59,7 +58,6 @@ from .layout import (
     KIND_PMEM,
     PIN_BYTES,
     R_PUBLISHED,
-    RECORD_HEADER_BYTES,
     S_CLASS,
     S_LIVE_BYTES,
     S_LIVE_COUNT,
@@ -68,7 +66,6 @@ from .layout import (
     S_TAIL,
     S_WORD,
     SEGMENT_ENTRY_BYTES,
-    SEGMENT_HEADER_BYTES,
     SEGMENT_MAGIC,
     SH_CLASS,
     SH_FOOTER,
@@ -82,7 +79,6 @@ from .layout import (
     STATE_SEALED,
 )
 from .records import (
-    sound_length,
     step,
 )
 from .steps import (
@@ -244,8 +240,8 @@ def seal(d, segment, tail):
     store(entry + S_SEQUENCE, next_sequence(d))
     store_release(entry + S_WORD, word_of(STATE_SEALED, 0, generation))  # SYNC segment.word
     step(d + D_TRAP, SEAL_MARKED)
-    if load(load(d + D_ADDRESSES) + 8 * segment) != 0:
-        write_segment_header(d, segment, generation, load(entry + S_POOL), load(entry + S_CLASS), tail)
+    # On disk every record was synced before: a start that finds this header need not check payloads.
+    write_segment_header(d, segment, generation, load(entry + S_POOL), load(entry + S_CLASS), tail)
     if load(entry + S_LIVE_COUNT) == 0:
         retire(d, segment)
     else:
@@ -258,17 +254,3 @@ def next_sequence(d):
     address = load(d + D_CONTROL) + C_PUBLISH_SEQUENCE
     store(address, load(address) + 1)
     return load(address)
-
-
-@helper
-def walk_end(d, segment):
-    """The offset behind the last claimed record of a mapped segment."""
-    start, room = load(load(d + D_ADDRESSES) + 8 * segment), load(d + D_SEGMENT_BYTES)
-    generation = load(entry_of(d, segment) + S_WORD) & GENERATION_MASK
-    offset = SEGMENT_HEADER_BYTES
-    while offset + RECORD_HEADER_BYTES <= room:
-        length = sound_length(start + offset, generation, room - offset)
-        if length == 0:
-            break
-        offset += length
-    return offset

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .atomic import fence, load, load8, load16, load32, load_acquire, store
 from .codes import LISTED_BYTES
-from .core_state import D_ACCESS, D_ACCESS_STRIDE, D_CONTROL, D_INDEX, D_MASK, D_SEGMENT_BYTES
+from .core_state import D_ACCESS, D_ACCESS_STRIDE, D_CONTROL, D_INDEX, D_MASK, D_PAGE, D_SEGMENT_BYTES
 from .index import (
     entry_of,
     find_item,
@@ -26,6 +26,8 @@ from .layout import (
     R_KEY_BYTES,
     R_KEY_HASH,
     R_LENGTH,
+    R_PAYLOAD_BYTES,
+    R_PAYLOAD_HASH,
     R_PUBLISHED,
     R_VERSION,
     RECORD_HEADER_BYTES,
@@ -41,6 +43,7 @@ from .records import find_exact, hash_bytes, header_hash, item_of, item_offset, 
 from .segments import (
     mark_dead,
 )
+from .xxh3 import hash_payload
 
 # One listed record: place, item, offset, length, class | heat << 8 | block index << 16 | codec << 48, expiry
 
@@ -78,11 +81,13 @@ def list_live(d, segment, image, out, room):
 
 
 @kernel()
-def recover(d, segment, image):
+def recover(d, segment, image, verify):
     """Put a segment's published, living records back into an index that is being rebuilt; how many, -1 on a bad record.
 
-    Where the key is there already: the same version elsewhere is a copy that a move left behind, and an older publish
-    sequence loses. Caller: the starting daemon, before any client is served.
+    verify: check payloads too, and bury what is not whole; for segments on disk that were being filled when their daemon
+    died, or the power did: pages reach a disk in any order. Where the key is there already: the same version elsewhere is a
+    copy that a move left behind, and an older publish sequence loses. Caller: the starting daemon, before any client is
+    served.
     """
     generation = load(entry_of(d, segment) + S_WORD) & GENERATION_MASK
     size, offset, total, bad = load(d + D_SEGMENT_BYTES), SEGMENT_HEADER_BYTES, 0, 0
@@ -100,10 +105,22 @@ def recover(d, segment, image):
                 bad = 1
             elif header_hash(head) != load(head + R_HEADER_HASH):
                 bad = 1
+            elif verify == 1 and payload_is_whole(d, head, length) == 0:
+                mark_dead(d, segment, offset)
             else:
                 total += recover_record(d, segment, offset, head, length)
         offset += length
     return -1 if bad == 1 else total
+
+
+@helper
+def payload_is_whole(d, head, length):
+    """1 if a payload has its checksum."""
+    start, size = (RECORD_HEADER_BYTES + load16(head + R_KEY_BYTES) + 63) & ~63, load32(head + R_PAYLOAD_BYTES)
+    if start + size > length:
+        return 0
+    state = load(d + D_PAGE) + 1024
+    return 1 if size == 0 or hash_payload(head + start, size, state) == load(head + R_PAYLOAD_HASH) else 0
 
 
 @helper
