@@ -174,9 +174,11 @@ class Mover:
             return
         filler = target.address + target.offset
         ctypes.memset(filler, 0, layout.RECORD_HEADER_BYTES)
-        ctypes.c_uint64.from_address(filler + layout.R_GENERATION).value = self.mutator.generation(target.segment)
+        life = layout.checked(self.mutator.generation(target.segment))
+        ctypes.c_uint64.from_address(filler + layout.R_GENERATION).value = life
+        ctypes.c_uint64.from_address(filler + layout.R_KEY_HASH).value = layout.checked(gap)
         ctypes.c_int64.from_address(filler + layout.R_LENGTH).value = gap
-        os.pwrite(target.tier.fd, ctypes.string_at(filler, 16), target.tier.offset_of(target.segment) + target.offset)
+        os.pwrite(target.tier.fd, ctypes.string_at(filler, 24), target.tier.offset_of(target.segment) + target.offset)
         target.offset += gap
 
     def _persist(self, target: Target, begin: int) -> None:
@@ -226,7 +228,7 @@ class Mover:
 
     def _finish(self, name: tuple[int, int, int]) -> None:
         target = self._targets.pop(name)
-        self.mutator.submit(layout.OP_SEAL, target.segment)
+        self.mutator.submit(layout.OP_SEAL, target.segment, end=target.offset)
         self._sealed(target.segment)
         if target.staging is not None:
             self._staging.append(target.staging)

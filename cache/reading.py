@@ -17,6 +17,7 @@ from tierstore.ringbuf.codes import STALE
 from tierstore.ringbuf.errors import CorruptionError, InvalidKey, NotFound
 
 from . import codec
+from .appender import record_bytes
 from .block import kernels
 from .buffers import Buffers, Lent
 from .keys import check_key
@@ -157,7 +158,12 @@ class Reader:
         raw, key_at = key.encode(), start + layout.RECORD_HEADER_BYTES
         if head.block_index != index or (version and head.version != version & _MASK):
             return None
-        if lent.memory[key_at : key_at + head.key_bytes] != raw or not 0 < head.length <= end - first - start:
+        if lent.memory[key_at : key_at + head.key_bytes] != raw:
+            return None
+        if head.length != record_bytes(head.key_bytes, head.payload_bytes) or head.length > end - first - start:
+            corrupt(
+                self.session, item, f"a record of {head.payload_bytes} payload bytes", f"one of {head.length} bytes"
+            )
             return None
         if 0 < head.expiry <= time.time() * 1000:  # its time to live has passed
             return None

@@ -215,6 +215,7 @@ class Requests:
             "pid": os.getpid(),
             "recovered_blocks": engine.recovery.blocks,
             "lost_keep_blocks": engine.recovery.lost_keep,
+            "damaged_segments": len(engine.recovery.damaged),
             "store_id": mutator.store_id.hex(),
             "epoch": mutator.epoch,
         }

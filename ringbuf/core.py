@@ -106,7 +106,7 @@ def carry_out(d, slot, operation, segment, offset, end, argument):
     if operation == OP_DELETE:
         return delete(d, offset, argument)
     if operation == OP_SEAL:
-        return seal_lease(d, slot, segment)
+        return seal_lease(d, slot, segment, end)
     if slot != 0:
         return RESULT_REFUSED
     if operation == OP_RELINK:

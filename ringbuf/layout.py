@@ -7,7 +7,7 @@ where the table says how the hand-over works.
 
 from __future__ import annotations
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 
 # --- Arena: superblock pages, then segments ---------------------------------------------------------------------------
 ARENA_HEADER_BYTES = 2 << 20  # segments start on a huge-page boundary
@@ -26,13 +26,12 @@ SB_HASH = 80  # XXH3-64 of bytes 0 to 79
 
 # --- Segment header: the first page of each segment, writer: daemon -----------------------------------------------------
 SEGMENT_HEADER_BYTES = 4096
+# Each word changes at once and carries check bits of its own (checked()), so no power loss leaves half a header.
 SH_MAGIC = 0
-SH_GENERATION = 8  # stored and flushed before any reuse: records of older generations become invalid
-SH_POOL = 16
-SH_CLASS = 24
-SH_SEALED_BYTES = 32  # bytes used when sealed, 0 while open
-SH_SEQUENCE = 40  # order of sealing
-SH_FOOTER = 48  # offset of the directory of records (disk only), 0 if none
+SH_LIFE = 8  # checked: generation:40 | pool:6 | class:2; flushed before any reuse: it makes older records invalid
+SH_SEALED_BYTES = 16  # checked: bytes used when sealed, 0 while open
+SH_SEQUENCE = 24  # checked: order of sealing
+LIFE_POOL_SHIFT, LIFE_CLASS_SHIFT = 40, 46
 SEGMENT_MAGIC = int.from_bytes(b"TSSEGMT1", "little")
 
 # Segments are larger than the size they are configured with, by this share: so many blocks of a power of two bytes fit,
@@ -44,7 +43,7 @@ GRANULE = 256
 RECORD_HEADER_BYTES = 128
 # first line: the writing client until it stores a positive length, the commit word
 R_LENGTH = 0  # whole record in bytes; negative while claimed, positive once sealed; stored last
-R_GENERATION = 8  # of the segment when written
+R_GENERATION = 8  # checked: of the segment when written
 R_KEY_HASH = 16  # of the key and the block index
 R_VERSION = 24  # one put of one object; all its blocks carry it
 R_PAYLOAD_HASH = 32  # XXH3-64 of the payload
@@ -56,7 +55,7 @@ R_BLOCK_INDEX = 48  # 32 bit; 0 is the root, which is published last
 R_BLOCK_COUNT = 52  # 32 bit; root: blocks of the object (its rows come last); 0 in the others
 R_HEADER_HASH = 56  # over bytes 16 to 55, 72 to 127 and the key
 # second line
-R_PUBLISHED = 64  # daemon: 0 unpublished, else the publish sequence; bit 62 is set when the record is dead
+R_PUBLISHED = 64  # daemon: 0 unpublished; checked: the publish sequence; or DEAD
 R_EXPIRY = 72  # unix milliseconds, 0 never
 R_VALUE_BYTES = 80  # payload without its padding, before any codec
 R_ROWS = 88  # rows in this block
@@ -66,7 +65,9 @@ R_SCHEMA_BYTES = 100  # 32 bit; schema message at the start of the payload
 R_OBJECT_BYTES = 104  # root: value bytes of all blocks
 R_OBJECT_ROWS = 112  # root: rows of all blocks
 R_STORED_BYTES = 120  # payload bytes that carry data after the codec
-DEAD = 1 << 62
+DEAD = 0x5EAD0BAD5EAD0BAD  # far from every word with right check bits
+# Check bits of words that no other checksum covers: value:48 | fold:15, where every bit of the value turns one bit of the fold.
+CHECKED_BITS, FOLD_BITS = 48, 15
 
 KEY_BYTES_MAX = 4096
 CLASS_CACHE, CLASS_KEEP, CLASS_PINNED_CACHE, CLASS_PINNED_KEEP = 0, 1, 2, 3
@@ -160,3 +161,17 @@ BYTES_PER_BUCKET = 8192  # capacity that one bucket of seven items is provided f
 # --- Access bytes: how often a block was read lately (halved from time to time), 0 to 31, one per 4 KiB of segment ---------------
 ACCESS_SHIFT = 12
 ACCESS_MAX = 31
+
+
+def checked(value: int) -> int:
+    """A value of up to 48 bits with its check bits; the kernels' is records.checked()."""
+    fold = 0
+    for shift in range(0, CHECKED_BITS, FOLD_BITS):
+        fold ^= value >> shift
+    return value | (fold & (1 << FOLD_BITS) - 1) << CHECKED_BITS
+
+
+def unchecked(word: int) -> int:
+    """The value of a word, -1 if its check bits say that it is not what was written."""
+    value = word & (1 << CHECKED_BITS) - 1
+    return value if checked(value) == word else -1

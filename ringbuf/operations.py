@@ -60,7 +60,6 @@ from .layout import (
     ACCESS_SHIFT,
     C_ARENAS,
     C_FREE,
-    DEAD,
     GENERATION_MASK,
     GRANULE,
     KEY_BYTES_MAX,
@@ -96,6 +95,7 @@ from .layout import (
     STATE_UNBACKED,
 )
 from .records import (
+    checked,
     find_exact,
     hash_bytes,
     header_hash,
@@ -104,6 +104,7 @@ from .records import (
     place_of,
     sound_length,
     step,
+    unchecked,
 )
 from .segments import (
     bury,
@@ -181,7 +182,7 @@ def withdraw_orphans(d, segment):
         if length == 0:
             break
         published = load(head + R_PUBLISHED)
-        if load32(head + R_BLOCK_INDEX) != 0 and load(head + R_LENGTH) > 0 and published != 0 and published & DEAD == 0:
+        if load32(head + R_BLOCK_INDEX) != 0 and load(head + R_LENGTH) > 0 and unchecked(published) > 0:
             key, size = head + RECORD_HEADER_BYTES, load16(head + R_KEY_BYTES)
             if find_item(d, key, size, hash_bytes(key, size, 0), 0, load(head + R_VERSION), -1) == 0:
                 place = load(head + R_KEY_HASH)
@@ -263,7 +264,7 @@ def publish_record(d, segment, offset, head, length):
     account(d, segment, offset, head, length)
     if old != 0:
         replaced = load(old)
-        store(head + R_PUBLISHED, next_sequence(d))
+        store(head + R_PUBLISHED, checked(next_sequence(d)))
         persist_published(d, segment, head)
         store_release(old, item)  # SYNC index.item: pairs with load_acquire in find(); old version out, new one in
         step(d + D_TRAP, PUBLISH_SWAPPED)
@@ -276,7 +277,7 @@ def publish_record(d, segment, offset, head, length):
 @helper
 def insert_published(d, segment, head, place, item):
     """Number the record, then show it; the number is taken back where the index is full."""
-    store(head + R_PUBLISHED, next_sequence(d))
+    store(head + R_PUBLISHED, checked(next_sequence(d)))
     persist_published(d, segment, head)
     step(d + D_TRAP, PUBLISH_NUMBERED)
     if insert(d, place, item) == 0:
@@ -454,7 +455,7 @@ def drop_range(d, segment, offset, limit):
             offset = room
             break
         published = load(head + R_PUBLISHED)
-        if load(head + R_LENGTH) > 0 and published != 0 and published & DEAD == 0:
+        if load(head + R_LENGTH) > 0 and unchecked(published) > 0:
             place = load(head + R_KEY_HASH)
             address = find_exact(load(d + D_INDEX), load(d + D_MASK), place, item_of(place, segment, offset))
             if address != 0:
@@ -483,14 +484,15 @@ def reap(d, slot):
 
 
 @helper
-def seal_lease(d, slot, segment):
-    """A client gives its lease back."""
+def seal_lease(d, slot, segment, end):
+    """A lease is given back. end: of the last record, where the daemon itself filled the segment."""
     if segment < 0 or segment >= load(d + D_SEGMENT_COUNT):
         return RESULT_REFUSED
     word = load(entry_of(d, segment) + S_WORD)
     if state_of(word) != STATE_LEASED or owner_of(word) != slot:
         return RESULT_REFUSED
-    seal(d, segment, withdraw_orphans(d, segment))
+    tail = withdraw_orphans(d, segment)
+    seal(d, segment, end if slot == 0 and end > 0 else tail)
     return 1
 
 

@@ -56,6 +56,8 @@ from .layout import (
     DEAD,
     GENERATION_MASK,
     KIND_PMEM,
+    LIFE_CLASS_SHIFT,
+    LIFE_POOL_SHIFT,
     PIN_BYTES,
     R_PUBLISHED,
     S_CLASS,
@@ -67,11 +69,8 @@ from .layout import (
     S_WORD,
     SEGMENT_ENTRY_BYTES,
     SEGMENT_MAGIC,
-    SH_CLASS,
-    SH_FOOTER,
-    SH_GENERATION,
+    SH_LIFE,
     SH_MAGIC,
-    SH_POOL,
     SH_SEALED_BYTES,
     SH_SEQUENCE,
     STATE_EVICTING,
@@ -79,6 +78,7 @@ from .layout import (
     STATE_SEALED,
 )
 from .records import (
+    checked,
     step,
 )
 from .steps import (
@@ -87,7 +87,6 @@ from .steps import (
     RETIRE_MARKED,
     SEAL_MARKED,
 )
-from .writer import flush_range
 
 # --- segments -----------------------------------------------------------------------------------------------------------
 
@@ -105,7 +104,7 @@ def mark_dead(d, segment, offset):
     """Note in a record's own header that it must not come back at the next start."""
     start = load(load(d + D_ADDRESSES) + 8 * segment)
     if start != 0:
-        store(start + offset + R_PUBLISHED, load(start + offset + R_PUBLISHED) | DEAD)
+        store(start + offset + R_PUBLISHED, DEAD)
         persist_published(d, segment, start + offset)
     else:
         page = load(d + D_PAGE)
@@ -193,17 +192,14 @@ def write_segment_header(d, segment, generation, pool, kind, sealed_bytes):
     start = load(load(d + D_ADDRESSES) + 8 * segment)
     target = start if start != 0 else load(d + D_PAGE) + 192
     store(target + SH_MAGIC, SEGMENT_MAGIC)
-    store(target + SH_GENERATION, generation)
-    store(target + SH_POOL, pool)
-    store(target + SH_CLASS, kind)
-    store(target + SH_SEALED_BYTES, sealed_bytes)
-    store(target + SH_SEQUENCE, load(entry_of(d, segment) + S_SEQUENCE))
-    store(target + SH_FOOTER, 0)
+    store(target + SH_LIFE, checked(generation | pool << LIFE_POOL_SHIFT | kind << LIFE_CLASS_SHIFT))
+    store(target + SH_SEALED_BYTES, checked(sealed_bytes))
+    store(target + SH_SEQUENCE, checked(load(entry_of(d, segment) + S_SEQUENCE)))
     if start != 0:
-        flush_range(target, 64)
+        flush_line(target)
         store_fence()
     else:
-        write_file(file_of(d, segment), target, 56, file_offset(d, segment, 0))
+        write_file(file_of(d, segment), target, 32, file_offset(d, segment, 0))
 
 
 @helper

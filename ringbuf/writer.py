@@ -75,7 +75,7 @@ from .layout import (
     SLOT_PAGE_BYTES,
 )
 from .reader import count, list_item, list_size, utf8
-from .records import hash_bytes, header_hash, step, system_call
+from .records import checked, hash_bytes, header_hash, step, system_call
 from .session import (
     COUNT_BYTES_PUT,
     COUNT_PUTS,
@@ -142,7 +142,7 @@ def claim(head, length, generation):
 
     Dies: before the length is stored, the walk ends here and later records of this client are lost, unpublished.
     """
-    store(head + R_GENERATION, generation)
+    store(head + R_GENERATION, checked(generation))
     store(head + R_PUBLISHED, 0)
     store_release(head + R_LENGTH, -length)  # SYNC record.length: pairs with load_acquire in sound_length()
 

@@ -105,6 +105,10 @@ def serve(**options: Any) -> None:
             f"{found.blocks} blocks recovered",
             err=True,
         )
+        if found.damaged:
+            click.echo(
+                f"tierstore: {len(found.damaged)} segments are damaged; what is lost in them is not known", err=True
+            )
         if found.lost_keep:
             click.echo(f"tierstore: {found.lost_keep} KEEP blocks could not be recovered", err=True)
 
