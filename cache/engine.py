@@ -46,6 +46,7 @@ class EngineConfig:
     slot_count: int = 64
     pools: dict[str, int] = field(default_factory=lambda: {"default": 0})  # name to quota in bytes, 0 unlimited
     ephemeral: bool = False
+    labels: dict[str, str] = field(default_factory=dict)  # tier to what must be said of the device it plays
 
 
 class Engine:

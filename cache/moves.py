@@ -108,11 +108,20 @@ class Mover:
             self._step("move.copied")
             self._persist(target, begin)
             self._step("move.persisted")
+            self._charge(target, target.offset - begin)
             self.mutator.submit(layout.OP_RELINK, target.segment | source << 20, begin, target.offset, target.address)
             self._step("move.relinked")
             for row in rows[first:position][rows[first:position, ROW_LENGTH] == 0]:
                 self._condemn(source, row, kind)
         return moved
+
+    def _charge(self, target: Target, size: int) -> None:
+        """Take as long as the device that the tier plays."""
+        if any(target.tier.cost):
+            regions, scratch = self.mutator, ctypes.addressof(self._hash_state)
+            self.mutator.native.charge(
+                regions.control.address, regions.clients.address, target.segment, size, 1, scratch
+            )
 
     def _room(self, row: np.ndarray, image: int, number: int) -> int:
         """What a record may need in a tier: decompressed, it is longer than now."""

@@ -93,6 +93,11 @@ class Found:
         self.kind = packed & 0xFF
         self._session = session
 
+    @property
+    def segment(self) -> int:
+        """Where it lies."""
+        return int(self.item >> layout.SEGMENT_SHIFT & layout.SEGMENT_MASK)
+
     def payload(self, verify: bool) -> pa.Buffer:
         """The payload's bytes. If they are to be checked and are not what was written: CorruptionError, NotFound (CACHE)."""
         if verify and self.head and self.payload_bytes:
@@ -178,6 +183,8 @@ class Reader:
         payload_at = lent.address + start + (layout.RECORD_HEADER_BYTES + head.key_bytes + 63 & ~63)
         found = self._checked(item, head, lent, payload_at)
         if found is not None:
+            if self.session.injecting:
+                self.session.charge(segment, head.length)
             self.session.count(words.COUNT_HITS, 1)
             self.session.count(words.COUNT_READ + arena.kind, head.payload_bytes)
         del pin

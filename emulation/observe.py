@@ -85,7 +85,7 @@ def _kernel_pwrite(fd: int, address: int, size: int, offset: int) -> int:
     return os.pwrite(fd, ctypes.string_at(address, size), offset)
 
 
-_real = {"pwrite": os.pwrite, "pwritev": os.pwritev, "fdatasync": os.fdatasync}
+_real: dict[str, Any] = {"pwrite": os.pwrite, "pwritev": os.pwritev, "fdatasync": os.fdatasync}
 
 
 def _file_of(fd: int) -> Callable[[int], int | None] | None:

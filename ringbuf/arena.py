@@ -50,6 +50,7 @@ class Arena:
     dax: bool = False
     volatile: bool = False
     compress: bool = False
+    cost: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     @property
     def name(self) -> str:
@@ -92,6 +93,12 @@ class Arena:
         if self.mapped:
             self.mapping = Mapping(self.fd, self.file_bytes, writable=True, huge=True)
             self.dax = map_sync_works(self.fd)
+            if self.dax and any(self.cost):
+                raise ConfigError(
+                    f"{self.name} profile",
+                    self.path,
+                    "none: the file is on a real DAX device, which needs no emulation",
+                )
         else:
             self.direct = open_direct(self.path, os.O_RDWR)
         self.warm, self.volatile = bool(before), in_memory(self.path)

@@ -111,6 +111,8 @@ A_KIND = 0
 A_FIRST = 8  # first segment id
 A_COUNT = 16
 A_MAPPED = 24  # 1: segments are addressable memory; 0: read by pread
+A_READ_PS, A_WRITE_PS = 32, 40  # picoseconds a byte of the device that is played, 0 nothing added
+A_READ_NS, A_WRITE_NS = 48, 56  # and what each access takes besides
 CONTROL_HEADER_BYTES = 4096  # then the segment table
 ARENA_MAX = 16
 KIND_DRAM, KIND_PMEM, KIND_DISK = 0, 1, 2
@@ -119,6 +121,9 @@ KINDS = ("dram", "pmem", "disk")
 # --- Clients file (clients map it writable) ----------------------------------------------------------------------------------
 B_DOORBELL = 0  # 32-bit futex word: a client adds 1 after a push when the daemon sleeps
 B_SLEEPING = 64  # daemon: 1 while it waits on the doorbell
+B_BUSY = (
+    128  # per arena, 64 bytes apart: until when the device that is played is busy; any process, by compare-and-swap
+)
 CLIENTS_HEADER_BYTES = 4096  # then the slots, then the access bytes
 # One slot: page of words, ring of messages, row of pins
 P_STATE = 0  # daemon: see SLOT_*

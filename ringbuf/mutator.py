@@ -243,6 +243,9 @@ class Mutator:
             self._put(entry + layout.A_FIRST, arena.first)
             self._put(entry + layout.A_COUNT, arena.segment_count)
             self._put(entry + layout.A_MAPPED, int(arena.mapped))
+            fields = (layout.A_READ_PS, layout.A_WRITE_PS, layout.A_READ_NS, layout.A_WRITE_NS)
+            for field, cost in zip(fields, arena.cost, strict=True):
+                self._put(entry + field, cost)
             self._put(at + layout.C_FREE + 8 * number, 0)
         self._put(at + layout.C_MAGIC, layout.CONTROL_MAGIC)
 

@@ -70,6 +70,7 @@ def store_options(command: Any) -> Any:
         click.option("--dram", metavar="SIZE", help="Memory for the fastest tier, e.g. 4GiB."),
         click.option("--pmem", metavar="PATH:SIZE", help="Persistent memory: a DAX path, or a file that plays it."),
         click.option("--pmem-profile", metavar="NAME", help="How an emulated device behaves."),
+        click.option("--disk-profile", metavar="NAME", help="Slow the disk tier down to an emulated device."),
         click.option("--disk", metavar="DIR:SIZE", multiple=True, help="Disk directory; may be repeated."),
         click.option("--disk-lz4", is_flag=True, default=None, help="Compress blocks on disk with LZ4."),
         click.option("--segment", metavar="SIZE", help="Segment size, 1MiB to 32MiB."),
@@ -137,6 +138,9 @@ def status(socket: str | None, as_json: bool) -> None:
             for name, tier in stats["tiers"].items()
         ]
         _table("tiers", ["tier", "capacity", "live", "blocks", "free segments", "read", "holds"], rows)
+        for name, tier in stats["tiers"].items():
+            if tier["emulated"]:
+                click.echo(f"{name}: {tier['emulated']}")
         rate = stats["hit_rate"]
         clients, daemon = stats["clients"], stats["daemon"]
         _table(

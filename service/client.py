@@ -185,6 +185,7 @@ def open(
     disk: str | list[str] | None = None,
     disk_lz4: bool = False,
     pmem_profile: str = "none",
+    disk_profile: str = "none",
     segment: str | int = 0,
     pools: dict[str, str | int] | None = None,
     clients: int = 16,
@@ -204,6 +205,7 @@ def open(
         "disk": disk,
         "disk_lz4": disk_lz4,
         "pmem_profile": pmem_profile,
+        "disk_profile": disk_profile,
         "segment": segment,
         "clients": clients,
     }

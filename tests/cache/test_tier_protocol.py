@@ -17,6 +17,7 @@ class Shelf:
     """A slow tier in an anonymous file, which notes what is asked of it."""
 
     kind, compress, dax, warm = layout.KIND_DISK, False, False, False
+    cost = (0, 0, 0, 0)
     name, mapped, durable, needs_sync = "disk", False, False, False
 
     def __init__(self, segment_count: int, segment_bytes: int):
