@@ -91,8 +91,8 @@ class Arena:
         else:
             self._begin(store_id)
         if self.mapped:
-            self.mapping = Mapping(self.fd, self.file_bytes, writable=True, huge=True)
             self.dax = map_sync_works(self.fd)
+            self.mapping = Mapping(self.fd, self.file_bytes, writable=True, huge=True, sync=self.dax)
             if self.dax and any(self.cost):
                 raise ConfigError(
                     f"{self.name} profile",
@@ -111,7 +111,8 @@ class Arena:
         if os.path.exists(self.path) and os.path.getsize(self.path):  # another start was faster
             os.unlink(unnamed)
             raise ConfigError(f"{self.name} file", self.path, "a file that no other store made in this moment")
-        self.write_superblock(store_id)
+        for _ in range(2):  # both places, so that a damaged one is not the only one
+            self.write_superblock(store_id)
         os.rename(unnamed, self.path)
 
     def _claim(self) -> None:

@@ -61,12 +61,16 @@ class Mutator:
         for arena in self.arenas:
             arena.first = self.segment_count
             self.segment_count += arena.segment_count
-        self._open_control()
-        for arena in self.arenas:
-            arena.create(self.store_id)
-        self._open_clients()
-        self._open_index()
-        self._build_core(quotas)
+        try:
+            self._open_control()
+            for arena in self.arenas:
+                arena.create(self.store_id)
+            self._open_clients()
+            self._open_index()
+            self._build_core(quotas)
+        except BaseException:
+            self._close_files(remove=False)
+            raise
 
     # --- regions ---------------------------------------------------------------------------------------------------------
 
@@ -404,10 +408,15 @@ class Mutator:
     def close(self, remove: bool) -> None:
         """Stop and close everything; remove: the files in memory and the arenas too."""
         self.stop()
+        self._close_files(remove)
+
+    def _close_files(self, remove: bool) -> None:
+        """Also where only some of them were opened."""
         for arena in self.arenas:
             arena.close(remove)
-        for fd in (self.control_fd, self.clients_fd, self.index_fd, self.event_fd):
-            os.close(fd)
+        for name in ("control_fd", "clients_fd", "index_fd", "event_fd"):
+            if hasattr(self, name):
+                os.close(getattr(self, name))
         if remove:
             self._retire_control(os.path.join(self.folder, "control"))
             for name in os.listdir(self.folder):
