@@ -1,8 +1,9 @@
 """Does a tier that plays a slower device have that device's speed, for one process and for two together?
 
-Blocks lie in the emulated tier. Processes take them with ``store.get`` and sum them; the achieved rate is held against the
-profile's. Latency is what one look at a 64-byte value takes more than without a profile. Profiles faster than this machine
-sums from memory are skipped: nothing can be slowed down to be faster.
+Blocks lie in the emulated tier. Processes take them with ``store.get`` and touch every page; the achieved rate is held
+against the profile's. (Summing every value would measure this machine's memory for the faster profiles.) Latency is what
+one look at a 64-byte value takes more than without a profile. Profiles that this machine cannot outrun are skipped:
+nothing can be slowed down to be faster.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from typing import Any
 import tierstore
 from tierstore.emulation import profiles
 
-from .data import KIB, MIB, batch, sum_table
+from .data import KIB, MIB, batch
 from .harness import Bench, at_least, at_most
 from .node import clients, rate, serving, together
 
 NAMES = ("optane100-1", "optane100-6", "optane200", "cxl-asic", "cxl-fpga", "cxl-x16", "numa-remote", "eadr")
 BLOCKS = 16
-# What a machine must sum faster than a device reads, to be slowed down to it.
+PAGE_VALUES = 512
+# What a machine must be faster than a device, to be slowed down to it.
 REACH = 1.25
 
 
@@ -47,7 +49,8 @@ class EmulatedReader:
         while time.perf_counter() - begin < seconds:
             for number in range(BLOCKS):
                 table = self._store.get(f"block/{number}")
-                sum_table(table)
+                for column in table.columns:
+                    column.chunk(0).to_numpy()[::PAGE_VALUES].sum()
                 done += table.nbytes
         return {"begin": begin, "end": time.perf_counter(), "count": done}
 
@@ -80,9 +83,7 @@ def run(bench: Bench) -> None:
         for processes in ("one", "two"):
             what = f"{name}: rate / {target / 1e9:.1f} GB/s, {processes} process{'es' if processes == 'two' else ''}"
             if max(plain[processes]) < REACH * target / 1e9:
-                bench.skip(
-                    what, f"this machine sums {max(plain[processes]):.1f} GB/s, too little to be slowed down to that"
-                )
+                bench.skip(what, f"this machine reaches {max(plain[processes]):.1f} GB/s, too little to be slowed down")
                 continue
             ratios = [value * 1e9 / target for value in found[processes]]
             bench.report(what, ratios, "x", at_least(0.95), "the profile's rate; at most 1.05", label)
