@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-NAMES = ("get", "put", "overflow", "ring", "scan", "kmeans", "start", "restart", "idle", "churn")
+NAMES = ("get", "put", "overflow", "ring", "scan", "kmeans", "start", "restart", "idle", "churn", "emulation")
 
 
 @dataclass(frozen=True)

@@ -42,9 +42,7 @@ class Appender:
         session = self.session
         lease = session.leases.get((pool, kind))
         if lease is not None:
-            if lease.next + size <= session.grant.segment_bytes and session.native.lease_enter(
-                session.x, lease.address
-            ):
+            if size <= self._left(lease) and session.native.lease_enter(session.x, lease.address):
                 return lease
             self.retire(lease)
         lease = session.take_lease(self.alive, pool, kind)
@@ -56,7 +54,11 @@ class Appender:
     def remaining(self, pool: int, kind: int) -> int:
         """Bytes left in the open lease, 0 without one."""
         lease = self.session.leases.get((pool, kind))
-        return self.session.grant.segment_bytes - lease.next if lease is not None else 0
+        return self._left(lease) if lease is not None else 0
+
+    def _left(self, lease: Lease) -> int:
+        start = lease.next
+        return self.session.grant.segment_bytes - start if start < layout.RECORD_START_LIMIT else 0
 
     def retire(self, lease: Lease) -> None:
         """Stop filling a lease; it is given back when no unpublished object lies in it any more."""

@@ -23,8 +23,12 @@ from .policy import Policy
 
 # A segment with less than this share of live bytes is emptied into others instead of pushing anything out.
 COMPACT_SHARE = 0.5
-COMPACT_SHARE_KEEP = 0.94
-HEAT_TO_PROMOTE = 3
+COMPACT_SHARE_KEEP = 0.92
+# Reads must be so much more uneven than chance before anything moves up (index of dispersion; 1 is a Poisson process).
+DISPERSION_MIN = 1.5
+# A block moves up when it was read so often, and by this factor more often than what makes room for it.
+HEAT_TO_PROMOTE = 2
+HEAT_RATIO = 2
 DROP_AT_ONCE = 512
 
 
@@ -179,57 +183,88 @@ class Cascade:
         segment = arena.first + best
         return self.move(segment, self.records(segment), number) is not None
 
-    def heat(self, segment: int) -> int:
-        """The highest mark in a segment."""
-        return int(self.mutator.heat_bytes(segment).max())
-
     def _warmth(self, segment: int) -> float:
-        return _hot_share(self.records(segment)) if self.heat(segment) else 0.0
+        return _hot_share(self.records(segment)) if self.mutator.heat_bytes(segment).any() else 0.0
 
     def _cool(self, segment: int) -> None:
-        self.mutator.heat_bytes(segment)[:] = 0
+        self.mutator.heat_bytes(segment)[:] >>= 1
 
     # --- promotion ----------------------------------------------------------------------------------------------------------------
 
-    def promote_hot(self, limit_bytes: int) -> int:
-        """Bring blocks that were read often up to the fastest tier, where they may replace unread ones; bytes moved."""
-        moved = 0
-        for number in range(1, len(self.mutator.arenas)):
-            for segment in self.policies[number].members():
-                if moved >= limit_bytes:
-                    return moved
-                if self.heat(segment) < HEAT_TO_PROMOTE:
-                    continue
-                rows = self.records(segment)
-                hot = chosen(rows, heat_of(rows) >= HEAT_TO_PROMOTE)
-                size = int(hot[:-1, ROW_LENGTH].sum())
-                if not size or not self._room_for(0, size):
-                    continue
-                got = self.move(segment, hot, 0)
-                if got:
-                    self.mutator.count("promoted_bytes", got)
-                    moved += got
+    def promote_hot(self, limit_bytes: int, spare: bool) -> int:
+        """Bring blocks that are read much more often than what the fastest tier holds up to it; bytes moved.
+
+        While reads differ no more than chance makes them (a cyclic scan, uniform reads), only room that is free is used,
+        and that only if it is to spare.
+        """
+        moved, replace = 0, self._dispersion() >= DISPERSION_MIN
+        if not replace and not spare:
+            return moved
+        for segment in self._hottest():
+            if moved >= limit_bytes:
+                break
+            victim, coldness = self._coldest() if replace else (None, 0.0)
+            threshold = HEAT_RATIO * coldness + HEAT_TO_PROMOTE
+            rows = self.records(segment)
+            hot = chosen(rows, heat_of(rows) >= threshold)
+            size = int(hot[:-1, ROW_LENGTH].sum())
+            if not size:
+                if int(self.heats()[segment].max()) < threshold:
+                    break  # the others are colder still
+                continue
+            if not self._room_for(size, victim):
+                break
+            got = self.move(segment, hot, 0)
+            if got:
+                self.mutator.count("promoted_bytes", got)
+                moved += got
         return moved
 
-    def _room_for(self, number: int, size: int) -> bool:
-        """Whether free segments, or ones that nobody reads, can take ``size`` bytes."""
-        needed = -(-size // self.mutator.segment_bytes)
-        for _ in range(needed + 1):
-            if self.mutator.free_count(number) > self.mutator.reserve_count() + needed:
-                return True
-            cold = self.policies[number].coldest(self.heat, lambda s: True)
-            lower = self.slower(number)
-            if cold is None or not lower or not self._demote(cold, lower, 0):
-                return False
-            time.sleep(0.002)  # the mutator frees the emptied segment at its next round
-        return False
+    def _hottest(self) -> list[int]:
+        """Segments below the fastest tier that hold a block worth a look, hottest first."""
+        heats, found = self.heats(), []
+        for number in range(1, len(self.mutator.arenas)):
+            arena = self.mutator.arenas[number]
+            most = heats[arena.first : arena.first + arena.segment_count].max(axis=1)
+            places = np.flatnonzero(most >= HEAT_TO_PROMOTE).tolist()
+            found += [(int(most[p]), arena.first + p) for p in places if arena.first + p in self.policies[number]]
+        return [segment for _, segment in sorted(found, reverse=True)]
+
+    def _dispersion(self) -> float:
+        """Variance over mean of the reads of all blocks: 0 in a cyclic scan, 1 for reads at random, more where some are hot."""
+        marks, blocks = self.heats(), int(self._table[:, layout.S_LIVE_COUNT // 8].sum())
+        total, squares = int(marks.sum(dtype="u8")), int(np.square(marks, dtype="u4").sum(dtype="u8"))
+        return squares / total - total / max(1, blocks) if total else 0.0
+
+    def _coldest(self) -> tuple[int | None, float]:
+        """The segment of the fastest tier whose blocks are read least, and how often: marks per block."""
+        members = [s for s in self.policies[0].members() if self.mutator.state(s) == layout.STATE_SEALED]
+        if not members:
+            return None, 0.0
+        marks = self.heats()[members].sum(axis=1, dtype="u8")
+        blocks = np.clip(self._table[members, layout.S_LIVE_COUNT // 8], 1, self.mutator.access_stride)
+        rate = marks / blocks
+        best = int(rate.argmin())
+        return members[best], float(rate[best])
+
+    def _room_for(self, size: int, victim: int | None) -> bool:
+        """Whether the fastest tier has, or gets by demoting one segment, room for ``size`` bytes."""
+        needed = -(-size // self.mutator.segment_bytes) + self.mutator.reserve_count()
+        if self.mutator.free_count(0) > needed:
+            return True
+        lower = self.slower(0)
+        return victim is not None and bool(lower) and self._demote(victim, lower, 0) and self.wait_free(0, needed)
+
+    def heats(self) -> np.ndarray:
+        """The marks of all segments, a row each, writable."""
+        count, stride = self.mutator.segment_count, self.mutator.access_stride
+        start = self.mutator.clients.address + self.mutator.access_offset
+        return np.ctypeslib.as_array((ctypes.c_uint8 * (count * stride)).from_address(start)).reshape(count, stride)
 
     def age(self) -> None:
         """Halve all marks, so that they tell the recent rate of reads."""
-        start = self.mutator.clients.address + self.mutator.access_offset
-        count = self.mutator.segment_count * self.mutator.access_stride
-        heat = np.ctypeslib.as_array((ctypes.c_uint8 * count).from_address(start))
-        heat >>= 1
+        heats = self.heats()
+        heats >>= 1
 
     def require(self, moved: int | None, what: str) -> None:
         """Raise Full where a move that a user asked for found no room."""

@@ -24,6 +24,8 @@ log = logging.getLogger("tierstore")
 TICK_S = 0.5
 LIVENESS_S = 1.0
 PROMOTE_S = 0.1
+PROMOTE_REST = 1  # after a round of promotion, reads have the device for so many times as long
+READS_PER_AGE = 1  # marks are halved when every block could have been read so often
 # Free segments that the policy thread tries to keep per arena, beyond the reserve: while clients fill segments fast, and
 # at rest, when an empty segment is only room that nothing is cached in.
 FREE_AHEAD, FREE_AT_REST = 6, 1
@@ -31,7 +33,7 @@ HURRY_S = 2.0
 # Segments reserved before the store says that it is ready; the others follow in the background.
 BACKED_AT_START = 3
 # At most this many bytes are promoted per round, so that reads keep the device.
-PROMOTE_BYTES = 64 << 20
+PROMOTE_BYTES = 128 << 20
 
 
 @dataclass
@@ -44,6 +46,7 @@ class EngineConfig:
     slot_count: int = 64
     pools: dict[str, int] = field(default_factory=lambda: {"default": 0})  # name to quota in bytes, 0 unlimited
     ephemeral: bool = False
+    labels: dict[str, str] = field(default_factory=dict)  # tier to what must be said of the device it plays
 
 
 class Engine:
@@ -63,7 +66,8 @@ class Engine:
         self._slots_turn = threading.RLock()  # a slot is claimed and marked as held in one step
         self.held_slots: set[int] = set()  # of this process, or with an open connection
         self._unbacked: list[int] = []
-        self._hits_when_aged = 0
+        self._hits_when_aged = self._hits_seen = 0
+        self._reading, self._gone_when_synced = False, 0
         self._next_check = self._next_promotion = 0.0
         self._hurry_until = [0.0] * len(self.mutator.arenas)
         self.recovery = self.mutator.recover()
@@ -114,7 +118,7 @@ class Engine:
         poll.register(self.mutator.event_fd, select.POLLIN)
         while not self._stop.is_set():
             if not self._unbacked:
-                poll.poll(int(TICK_S * 1000))
+                poll.poll(int(1000 * (PROMOTE_S if self._reading else TICK_S)))
             try:
                 with self.turn:
                     self.round()
@@ -146,9 +150,11 @@ class Engine:
             self._next_check = now + LIVENESS_S
             self.reap_dead()
             self.cascade.drop_expired(int(time.time() * 1000))
+            self._sync_deletes()
         if now >= self._next_promotion:
-            self._next_promotion = now + PROMOTE_S
             self._promote()
+            took = time.monotonic() - now
+            self._next_promotion = now + max(PROMOTE_S, PROMOTE_REST * took)
 
     def _keep_free(self, number: int) -> None:
         """Make room ahead of need, a few segments at a time."""
@@ -168,13 +174,24 @@ class Engine:
             if self.cascade.wait_free(number, goal):
                 return
 
+    def _sync_deletes(self) -> None:
+        """Make what was deleted or replaced on disk since the last time stay so after power loss."""
+        counters = self.mutator.counters()
+        gone = counters["deleted"] + counters["replaced"]
+        if gone != self._gone_when_synced:
+            self._gone_when_synced = gone
+            for arena in self.mutator.arenas:
+                if not arena.mapped:
+                    arena.sync()
+
     def _promote(self) -> None:
         hits = self.mutator.client_counters()["hits"]
+        self._reading, self._hits_seen = hits != self._hits_seen, hits
         blocks = self.mutator._get(self.mutator.control.address + layout.C_INDEX_ITEMS)
         if hits == self._hits_when_aged or len(self.mutator.arenas) < 2:
             return
-        self.cascade.promote_hot(PROMOTE_BYTES)
-        if hits - self._hits_when_aged > max(64, blocks):
+        self.cascade.promote_hot(PROMOTE_BYTES, spare=time.monotonic() > self._hurry_until[0])
+        if hits - self._hits_when_aged > READS_PER_AGE * max(64, blocks):
             self._hits_when_aged = hits
             self.cascade.age()
 

@@ -90,6 +90,8 @@ class Mover:
             if copied is None:
                 return None
             moved += copied
+        if not self.mutator.address(source):
+            self.mutator.arena_of(source).sync()  # buried originals must not come back when the copies are deleted
         return moved
 
     def _move_class(self, source: int, image: int, rows: np.ndarray, number: int, pool: int, kind: int) -> int | None:
@@ -106,11 +108,20 @@ class Mover:
             self._step("move.copied")
             self._persist(target, begin)
             self._step("move.persisted")
+            self._charge(target, target.offset - begin)
             self.mutator.submit(layout.OP_RELINK, target.segment | source << 20, begin, target.offset, target.address)
             self._step("move.relinked")
             for row in rows[first:position][rows[first:position, ROW_LENGTH] == 0]:
                 self._condemn(source, row, kind)
         return moved
+
+    def _charge(self, target: Target, size: int) -> None:
+        """Take as long as the device that the tier plays."""
+        if any(target.tier.cost):
+            regions, scratch = self.mutator, ctypes.addressof(self._hash_state)
+            self.mutator.native.charge(
+                regions.control.address, regions.clients.address, target.segment, size, 1, scratch
+            )
 
     def _room(self, row: np.ndarray, image: int, number: int) -> int:
         """What a record may need in a tier: decompressed, it is longer than now."""
@@ -143,7 +154,7 @@ class Mover:
             head = image + int(rows[position, ROW_OFFSET])
             made = codec.recoded(native, head, state, target.tier.compress)
             length = made.record_bytes if made is not None else int(rows[position, ROW_LENGTH])
-            if target.offset + length > size:
+            if target.offset + length > size or target.offset >= layout.RECORD_START_LIMIT:
                 return position
             at = target.address + target.offset
             if made is None:  # as it is
@@ -172,9 +183,11 @@ class Mover:
             return
         filler = target.address + target.offset
         ctypes.memset(filler, 0, layout.RECORD_HEADER_BYTES)
-        ctypes.c_uint64.from_address(filler + layout.R_GENERATION).value = self.mutator.generation(target.segment)
+        life = layout.checked(self.mutator.generation(target.segment))
+        ctypes.c_uint64.from_address(filler + layout.R_GENERATION).value = life
+        ctypes.c_uint64.from_address(filler + layout.R_KEY_HASH).value = layout.checked(gap)
         ctypes.c_int64.from_address(filler + layout.R_LENGTH).value = gap
-        os.pwrite(target.tier.fd, ctypes.string_at(filler, 16), target.tier.offset_of(target.segment) + target.offset)
+        os.pwrite(target.tier.fd, ctypes.string_at(filler, 24), target.tier.offset_of(target.segment) + target.offset)
         target.offset += gap
 
     def _persist(self, target: Target, begin: int) -> None:
@@ -205,9 +218,11 @@ class Mover:
         """The segment that moves to a tier are filling, with room for ``size`` bytes."""
         name = (number, pool, kind)
         target = self._targets.get(name)
-        if target is not None and target.offset + size + _PAGE > self.mutator.segment_bytes:
-            self._finish(name)
-            target = None
+        if target is not None:
+            start = -(-target.offset // _PAGE) * _PAGE
+            if start + size > self.mutator.segment_bytes or start >= layout.RECORD_START_LIMIT:
+                self._finish(name)
+                target = None
         if target is None:
             segment = self.mutator.submit(layout.OP_LEASE, number, pool, kind)
             if segment < 0:
@@ -222,7 +237,7 @@ class Mover:
 
     def _finish(self, name: tuple[int, int, int]) -> None:
         target = self._targets.pop(name)
-        self.mutator.submit(layout.OP_SEAL, target.segment)
+        self.mutator.submit(layout.OP_SEAL, target.segment, end=target.offset)
         self._sealed(target.segment)
         if target.staging is not None:
             self._staging.append(target.staging)

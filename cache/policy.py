@@ -85,12 +85,3 @@ class Policy:
             self._where[segment] = (pool, "main")
         ring = rings.main or rings.small
         return next((segment for segment in ring if movable(segment)), None)
-
-    def coldest(self, heat: Callable[[int], int], movable: Callable[[int], bool], look: int = 16) -> int | None:
-        """A segment without any mark near the heads, for promotion to replace; None if all are in use."""
-        for rings in self.pools.values():
-            for ring in (rings.small, rings.main):
-                for segment in list(ring)[:look]:
-                    if heat(segment) == 0 and movable(segment):
-                        return segment
-        return None

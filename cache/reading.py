@@ -17,6 +17,7 @@ from tierstore.ringbuf.codes import STALE
 from tierstore.ringbuf.errors import CorruptionError, InvalidKey, NotFound
 
 from . import codec
+from .appender import record_bytes
 from .block import kernels
 from .buffers import Buffers, Lent
 from .keys import check_key
@@ -92,6 +93,11 @@ class Found:
         self.kind = packed & 0xFF
         self._session = session
 
+    @property
+    def segment(self) -> int:
+        """Where it lies."""
+        return int(self.item >> layout.SEGMENT_SHIFT & layout.SEGMENT_MASK)
+
     def payload(self, verify: bool) -> pa.Buffer:
         """The payload's bytes. If they are to be checked and are not what was written: CorruptionError, NotFound (CACHE)."""
         if verify and self.head and self.payload_bytes:
@@ -157,7 +163,12 @@ class Reader:
         raw, key_at = key.encode(), start + layout.RECORD_HEADER_BYTES
         if head.block_index != index or (version and head.version != version & _MASK):
             return None
-        if lent.memory[key_at : key_at + head.key_bytes] != raw or not 0 < head.length <= end - first - start:
+        if lent.memory[key_at : key_at + head.key_bytes] != raw:
+            return None
+        if head.length != record_bytes(head.key_bytes, head.payload_bytes) or head.length > end - first - start:
+            corrupt(
+                self.session, item, f"a record of {head.payload_bytes} payload bytes", f"one of {head.length} bytes"
+            )
             return None
         if 0 < head.expiry <= time.time() * 1000:  # its time to live has passed
             return None
@@ -172,6 +183,8 @@ class Reader:
         payload_at = lent.address + start + (layout.RECORD_HEADER_BYTES + head.key_bytes + 63 & ~63)
         found = self._checked(item, head, lent, payload_at)
         if found is not None:
+            if self.session.injecting:
+                self.session.charge(segment, head.length)
             self.session.count(words.COUNT_HITS, 1)
             self.session.count(words.COUNT_READ + arena.kind, head.payload_bytes)
         del pin

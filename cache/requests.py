@@ -81,7 +81,7 @@ class Requests:
         """What is stored under a key."""
         blocks = self._blocks(key)
         mutator, root = self.engine.mutator, blocks[0]
-        arenas = [mutator.arena_of(_segment(block)) for block in blocks]
+        arenas = [mutator.arena_of(block.segment) for block in blocks]
         head = self._header(root)
         kind = head[layout.R_CLASS]
         expiry = int.from_bytes(head[layout.R_EXPIRY : layout.R_EXPIRY + 8], "little")
@@ -101,7 +101,7 @@ class Requests:
         }
 
     def _header(self, block: Found) -> bytes:
-        mutator, segment = self.engine.mutator, _segment(block)
+        mutator, segment = self.engine.mutator, block.segment
         offset = (block.item & layout.GRANULE_MASK) * layout.GRANULE
         if mutator.address(segment):
             return ctypes.string_at(mutator.address(segment) + offset, layout.RECORD_HEADER_BYTES)
@@ -156,7 +156,7 @@ class Requests:
             moved: int | None = 0
             with engine.turn:
                 for block in self._blocks(key):
-                    segment = _segment(block)
+                    segment = block.segment
                     place = engine.cascade._number(segment)
                     if numbers is not None and place in numbers and pinned is None:
                         continue
@@ -195,7 +195,9 @@ class Requests:
                 tier["segments"][name] += int((states == state).sum())
             tier["paths"].append(arena.path)
             tier["durability"] = "durable" if arena.durable else "volatile"
-            tier["emulated"] = arena.kind == layout.KIND_PMEM and not arena.dax
+            tier["emulated"] = engine.config.labels.get(arena.name, "") or (
+                "a file without DAX" if arena.kind == layout.KIND_PMEM and not arena.dax else ""
+            )
             tier["free_segments"] += mutator.free_count(number)
         lookups = clients["hits"] + clients["misses"]
         return {
@@ -215,6 +217,7 @@ class Requests:
             "pid": os.getpid(),
             "recovered_blocks": engine.recovery.blocks,
             "lost_keep_blocks": engine.recovery.lost_keep,
+            "damaged_segments": len(engine.recovery.damaged),
             "store_id": mutator.store_id.hex(),
             "epoch": mutator.epoch,
         }
@@ -307,10 +310,6 @@ class Requests:
                 key = ctypes.string_at(head + layout.RECORD_HEADER_BYTES, key_bytes).decode(errors="replace")
                 problems.append(f"segment {segment} at {offset}: payload of {key!r:.80} is not what was written")
         return problems
-
-
-def _segment(block: Found) -> int:
-    return int(block.item >> layout.SEGMENT_SHIFT & layout.SEGMENT_MASK)
 
 
 def _new_tier(kind: int, clients: dict[str, int]) -> dict[str, Any]:

@@ -177,32 +177,38 @@ class Store:
         for attempt in range(REPLACED_RETRIES):
             root = self._find(key)
             try:
-                tables = self._decode(key, root, verify)
+                blocks = [*self._children(key, root), root]
+                tables = self._decode(key, blocks, verify)
             except _Replaced:  # between its root and its other blocks; the key itself was there all the time
                 if attempt == REPLACED_RETRIES - 1:
                     raise
                 continue
             break
         table = tables if isinstance(tables, pa.Table) else pa.Table.from_batches(tables)
-        return table.select(columns) if columns is not None else table
+        chosen = table.select(columns) if columns is not None else table
+        if self._session.injecting:
+            self._charge(blocks, chosen.get_total_buffer_size() / max(1, table.get_total_buffer_size()))
+        return chosen
 
-    def _decode(self, key: str, root: Found, verify: bool) -> pa.Table | list[pa.RecordBatch]:
-        kind = root.kind
-        if kind == layout.KIND_BATCH:
+    def _charge(self, blocks: list[Found], share: float) -> None:
+        """Where a tier plays a slower device: take the time it needs for the share of the blocks that is handed out."""
+        for block in blocks:
+            if block.head:  # others were read, and paid for, on the way
+                self._session.charge(block.segment, int(share * block.payload_bytes))
+
+    def _decode(self, key: str, blocks: list[Found], verify: bool) -> pa.Table | list[pa.RecordBatch]:
+        root = blocks[-1]
+        if root.kind == layout.KIND_BATCH:
             first = root.payload(verify)
             schema = self._schemas.parse(first.slice(0, root.schema_bytes).to_pybytes())
-            batches = []
-            for block in self._children(key, root):
-                batches.append(decode_batch(block.payload(verify), schema, 0))
+            batches = [decode_batch(block.payload(verify), schema, 0) for block in blocks[:-1]]
             batches.append(decode_batch(first, schema, root.schema_bytes))
             return batches
-        if kind == layout.KIND_STREAM:
-            if root.block_count == 1:
-                return decode_stream(root.payload(verify))
-            streams = [decode_stream(block.payload(verify)) for block in self._children(key, root)]
-            return pa.concat_tables([*streams, decode_stream(root.payload(verify))])
-        if kind == layout.KIND_STREAM_PIECE:
-            return decode_stream(pa.py_buffer(self._assemble(key, root, verify)))
+        if root.kind == layout.KIND_STREAM:
+            streams = [decode_stream(block.payload(verify)) for block in blocks]
+            return streams[0] if len(streams) == 1 else pa.concat_tables(streams)
+        if root.kind == layout.KIND_STREAM_PIECE:
+            return decode_stream(pa.py_buffer(self._assemble(blocks, verify)))
         raise TierstoreError(f"key {key!r} holds bytes, not a table: read it with get_bytes()")
 
     def _children(self, key: str, root: Found) -> Iterator[Found]:
@@ -212,10 +218,10 @@ class Store:
                 raise _Replaced(f"key {key!r} was removed or replaced while it was read; read it again")
             yield block
 
-    def _assemble(self, key: str, root: Found, verify: bool) -> bytearray:
+    def _assemble(self, blocks: list[Found], verify: bool) -> bytearray:
         """The pieces of a payload, copied together."""
         whole = bytearray()
-        for block in [*self._children(key, root), root]:
+        for block in blocks:
             whole += memoryview(block.payload(verify))[: block.value_bytes]
             self._session.count(words.COUNT_COPIES, 1)
         return whole
@@ -282,7 +288,7 @@ class Store:
         if root.kind == layout.KIND_BYTES:
             return memoryview(root.payload(False)).cast("B")[: root.value_bytes].toreadonly()
         if root.kind == layout.KIND_BYTES_PIECE:
-            return memoryview(self._assemble(key, root, False)).toreadonly()
+            return memoryview(self._assemble([*self._children(key, root), root], False)).toreadonly()
         raise TierstoreError(f"key {key!r} holds a table, not bytes: read it with get()")
 
     def __contains__(self, key: str) -> bool:

@@ -50,6 +50,7 @@ class Arena:
     dax: bool = False
     volatile: bool = False
     compress: bool = False
+    cost: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     @property
     def name(self) -> str:
@@ -90,8 +91,14 @@ class Arena:
         else:
             self._begin(store_id)
         if self.mapped:
-            self.mapping = Mapping(self.fd, self.file_bytes, writable=True, huge=True)
             self.dax = map_sync_works(self.fd)
+            self.mapping = Mapping(self.fd, self.file_bytes, writable=True, huge=True, sync=self.dax)
+            if self.dax and any(self.cost):
+                raise ConfigError(
+                    f"{self.name} profile",
+                    self.path,
+                    "none: the file is on a real DAX device, which needs no emulation",
+                )
         else:
             self.direct = open_direct(self.path, os.O_RDWR)
         self.warm, self.volatile = bool(before), in_memory(self.path)
@@ -104,7 +111,8 @@ class Arena:
         if os.path.exists(self.path) and os.path.getsize(self.path):  # another start was faster
             os.unlink(unnamed)
             raise ConfigError(f"{self.name} file", self.path, "a file that no other store made in this moment")
-        self.write_superblock(store_id)
+        for _ in range(2):  # both places, so that a damaged one is not the only one
+            self.write_superblock(store_id)
         os.rename(unnamed, self.path)
 
     def _claim(self) -> None:

@@ -14,9 +14,36 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .jit import TRACED, cpu_flags
+
+TRACE_SYMBOL, GATE_SYMBOL = "tierstore_trace", "tierstore_trace_gate"
+# Value of a store: what is stored; of a copied stripe, by plain or by non-temporal stores: the address it comes from.
+TRACE_STORE, TRACE_COPY, TRACE_STREAM, TRACE_FLUSH, TRACE_FENCE = 1, 2, 3, 4, 5
 _I64, _I32, _I8 = ir.IntType(64), ir.IntType(32), ir.IntType(8)
+
+
+def trace(builder: Any, kind: int, address: Any, size: int, value: Any = None) -> None:
+    """In kernels built to be observed, while the gate is open: tell of a store, flush or fence before it is done.
+
+    value: None for flushes and fences; told instead is the address of a text that says where in the code they are.
+    """
+    if not TRACED:
+        return
+    module, kind_of = builder.module, ir.FunctionType(ir.VoidType(), [_I64] * 4)
+    function = module.globals.get(TRACE_SYMBOL) or ir.Function(module, kind_of, TRACE_SYMBOL)
+    gate = module.globals.get(GATE_SYMBOL) or ir.GlobalVariable(module, _I64, GATE_SYMBOL)
+    gate.linkage = "external"
+    if value is None:
+        number = builder.function.sites = getattr(builder.function, "sites", 0) + 1
+        site = f"{builder.function.name} {number}".encode() + b"\0"
+        text = ir.Constant(ir.ArrayType(_I8, len(site)), bytearray(site))
+        value = builder.ptrtoint(cgutils.global_constant(module, "trace_site", text), _I64)
+    value = builder.zext(value, _I64) if value.type.width < 64 else value
+    with builder.if_then(builder.icmp_unsigned("!=", builder.load(gate), _I64(0))):
+        builder.call(function, [_I64(kind), address, _I64(size), value])
 
 
 def _pointer(builder: Any, address: Any, width: Any) -> Any:
@@ -42,6 +69,7 @@ def _storer(width: Any, order: str) -> Any:
         def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
             pointer = _pointer(builder, arguments[0], width)
             item = arguments[1] if width is _I64 else builder.trunc(arguments[1], width)
+            trace(builder, TRACE_STORE, arguments[0], width.width // 8, item)
             if order:
                 builder.store_atomic(item, pointer, order, width.width // 8)
             else:
@@ -128,12 +156,14 @@ def multiply_fold(typingctx, left, right):  # type: ignore[no-untyped-def]
     return types.int64(types.int64, types.int64), codegen
 
 
-def _assembly(text: str, clobber: str = "~{memory}") -> Any:
+def _assembly(text: str, traced: int = 0) -> Any:
     @intrinsic
     def emit(typingctx):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            if traced:
+                trace(builder, traced, _I64(0), 0)
             kind = ir.FunctionType(ir.VoidType(), [])
-            builder.call(ir.InlineAsm(kind, text, clobber, side_effect=True), [])
+            builder.call(ir.InlineAsm(kind, text, "~{memory}", side_effect=True), [])
             return context.get_dummy_value()
 
         return types.none(), codegen
@@ -145,6 +175,7 @@ def _assembly_at(text: str) -> Any:
     @intrinsic
     def emit(typingctx, address):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            trace(builder, TRACE_FLUSH, arguments[0], 64)
             kind = ir.FunctionType(ir.VoidType(), [_I64])
             builder.call(ir.InlineAsm(kind, text, "r,~{memory}", side_effect=True), [arguments[0]])
             return context.get_dummy_value()
@@ -156,8 +187,6 @@ def _assembly_at(text: str) -> Any:
 
 def _flush_instruction() -> str:
     """clwb where the CPU has it, else clflushopt, else clflush (every x86-64 has it)."""
-    from .jit import cpu_flags
-
     flags = set(cpu_flags().split())
     return next(name for name in ("clwb", "clflushopt", "clflush") if name in flags or name == "clflush")
 
@@ -171,7 +200,7 @@ def _architecture() -> str:
 if _architecture() in ("x86_64", "AMD64"):
     FLUSH = _flush_instruction()
     pause = _assembly("pause")
-    store_fence = _assembly("sfence")
+    store_fence = _assembly("sfence", TRACE_FENCE)
     flush_line = _assembly_at(f"{FLUSH} ($0)")
 elif _architecture() in ("aarch64", "arm64"):
     FLUSH = "dc cvac"

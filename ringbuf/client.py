@@ -196,6 +196,7 @@ class Session:
             words.X_KINDS: self.kinds.ctypes.data,
             words.X_SEGMENT_BYTES: grant.segment_bytes,
             words.X_SLOT_NUMBER: grant.slot,
+            words.X_INJECT: int(any(self._costs(number) for number in range(len(grant.arenas)))),
         }
         for offset, value in x.items():
             self._memory[offset // 8] = value
@@ -221,6 +222,22 @@ class Session:
     @staticmethod
     def _get(address: int) -> int:
         return ctypes.c_uint64.from_address(address).value
+
+    def _costs(self, arena: int) -> bool:
+        """Whether reads of an arena are slowed down to those of the device it plays."""
+        entry = self.control.address + layout.C_ARENAS + 64 * arena
+        return self._get(entry + layout.A_READ_PS) + self._get(entry + layout.A_READ_NS) > 0
+
+    @property
+    def injecting(self) -> bool:
+        """Whether any tier plays a slower device."""
+        return bool(self._memory[words.X_INJECT // 8])
+
+    def charge(self, segment: int, size: int) -> None:
+        """Wait as long as the device that a segment's tier plays would take to read so many bytes."""
+        scratch = (ctypes.c_uint64 * 2)()
+        at = ctypes.addressof(scratch)
+        self.native.charge(self.control.address, self.clients.address, segment, size, 0, at)
 
     @property
     def store_id(self) -> str:

@@ -36,6 +36,10 @@ from . import guard
 
 log = logging.getLogger("tierstore")
 
+# Set only by the crash explorer: kernels are built so that an observer hears of every store, flush and fence.
+TRACED = bool(os.environ.get("TIERSTORE_TRACE"))
+# What kernels name that lies in this process, with its address.
+SYMBOLS = {guard.SYMBOL: guard.table_address()}
 METH_FASTCALL = 0x0080
 _INT = "int64"
 
@@ -118,7 +122,7 @@ def cache_folder(modules: list[str]) -> Path:
 def _toolchain() -> str:
     from importlib.metadata import version
 
-    return f"numba {version('numba')} llvmlite {version('llvmlite')} python {sys.version} {cpu_flags()}"
+    return f"numba {version('numba')} llvmlite {version('llvmlite')} python {sys.version} {cpu_flags()} {TRACED}"
 
 
 def cpu_flags() -> str:
@@ -189,7 +193,7 @@ def _compile(modules: list[str], folder: Path) -> list[dict[str, Any]] | SimpleN
     import llvmlite.binding as llvm
 
     llvm.initialize_native_asmparser()  # without it the first inline assembly aborts the process
-    llvm.add_symbol(guard.SYMBOL, guard.table_address())
+    _add_symbols(llvm)
     for module in modules:
         importlib.import_module(module)
     manifest, objects, resident = [], {}, SimpleNamespace(_alive=[])
@@ -297,6 +301,11 @@ _RUNTIME = {
 }
 
 
+def _add_symbols(llvm: Any) -> None:
+    for symbol, address in SYMBOLS.items():
+        llvm.add_symbol(symbol, address)
+
+
 def _link(folder: Path, manifest: list[dict[str, Any]]) -> SimpleNamespace:
     """Load ready objects through llvmlite's linker; numba is not imported."""
     import llvmlite.binding as llvm
@@ -305,7 +314,7 @@ def _link(folder: Path, manifest: list[dict[str, Any]]) -> SimpleNamespace:
     llvm.initialize_native_asmprinter()
     for symbol, target in _RUNTIME.items():
         llvm.add_symbol(symbol, ctypes.cast(getattr(ctypes.pythonapi, target), ctypes.c_void_p).value)
-    llvm.add_symbol(guard.SYMBOL, guard.table_address())
+    _add_symbols(llvm)
     machine = llvm.Target.from_default_triple().create_target_machine()
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     for entry in manifest:

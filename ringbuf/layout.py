@@ -7,7 +7,7 @@ where the table says how the hand-over works.
 
 from __future__ import annotations
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 
 # --- Arena: superblock pages, then segments ---------------------------------------------------------------------------
 ARENA_HEADER_BYTES = 2 << 20  # segments start on a huge-page boundary
@@ -26,21 +26,24 @@ SB_HASH = 80  # XXH3-64 of bytes 0 to 79
 
 # --- Segment header: the first page of each segment, writer: daemon -----------------------------------------------------
 SEGMENT_HEADER_BYTES = 4096
+# Each word changes at once and carries check bits of its own (checked()), so no power loss leaves half a header.
 SH_MAGIC = 0
-SH_GENERATION = 8  # stored and flushed before any reuse: records of older generations become invalid
-SH_POOL = 16
-SH_CLASS = 24
-SH_SEALED_BYTES = 32  # bytes used when sealed, 0 while open
-SH_SEQUENCE = 40  # order of sealing
-SH_FOOTER = 48  # offset of the directory of records (disk only), 0 if none
+SH_LIFE = 8  # checked: generation:40 | pool:6 | class:2; flushed before any reuse: it makes older records invalid
+SH_SEALED_BYTES = 16  # checked: bytes used when sealed, 0 while open
+SH_SEQUENCE = 24  # checked: order of sealing
+LIFE_POOL_SHIFT, LIFE_CLASS_SHIFT = 40, 46
 SEGMENT_MAGIC = int.from_bytes(b"TSSEGMT1", "little")
+
+# Segments are larger than the size they are configured with, by this share: so many blocks of a power of two bytes fit,
+# although each has a header.
+SEGMENT_SLACK = 16
 
 # --- Record: header, key, payload, padded to 256 bytes -------------------------------------------------------------------
 GRANULE = 256
 RECORD_HEADER_BYTES = 128
 # first line: the writing client until it stores a positive length, the commit word
 R_LENGTH = 0  # whole record in bytes; negative while claimed, positive once sealed; stored last
-R_GENERATION = 8  # of the segment when written
+R_GENERATION = 8  # checked: of the segment when written
 R_KEY_HASH = 16  # of the key and the block index
 R_VERSION = 24  # one put of one object; all its blocks carry it
 R_PAYLOAD_HASH = 32  # XXH3-64 of the payload
@@ -52,7 +55,7 @@ R_BLOCK_INDEX = 48  # 32 bit; 0 is the root, which is published last
 R_BLOCK_COUNT = 52  # 32 bit; root: blocks of the object (its rows come last); 0 in the others
 R_HEADER_HASH = 56  # over bytes 16 to 55, 72 to 127 and the key
 # second line
-R_PUBLISHED = 64  # daemon: 0 unpublished, else the publish sequence; bit 62 is set when the record is dead
+R_PUBLISHED = 64  # daemon: 0 unpublished; checked: the publish sequence; or DEAD
 R_EXPIRY = 72  # unix milliseconds, 0 never
 R_VALUE_BYTES = 80  # payload without its padding, before any codec
 R_ROWS = 88  # rows in this block
@@ -62,7 +65,9 @@ R_SCHEMA_BYTES = 100  # 32 bit; schema message at the start of the payload
 R_OBJECT_BYTES = 104  # root: value bytes of all blocks
 R_OBJECT_ROWS = 112  # root: rows of all blocks
 R_STORED_BYTES = 120  # payload bytes that carry data after the codec
-DEAD = 1 << 62
+DEAD = 0x5EAD0BAD5EAD0BAD  # far from every word with right check bits
+# Check bits of words that no other checksum covers: value:48 | fold:15, where every bit of the value turns one bit of the fold.
+CHECKED_BITS, FOLD_BITS = 48, 15
 
 KEY_BYTES_MAX = 4096
 CLASS_CACHE, CLASS_KEEP, CLASS_PINNED_CACHE, CLASS_PINNED_KEEP = 0, 1, 2, 3
@@ -106,6 +111,8 @@ A_KIND = 0
 A_FIRST = 8  # first segment id
 A_COUNT = 16
 A_MAPPED = 24  # 1: segments are addressable memory; 0: read by pread
+A_READ_PS, A_WRITE_PS = 32, 40  # picoseconds a byte of the device that is played, 0 nothing added
+A_READ_NS, A_WRITE_NS = 48, 56  # and what each access takes besides
 CONTROL_HEADER_BYTES = 4096  # then the segment table
 ARENA_MAX = 16
 KIND_DRAM, KIND_PMEM, KIND_DISK = 0, 1, 2
@@ -114,6 +121,9 @@ KINDS = ("dram", "pmem", "disk")
 # --- Clients file (clients map it writable) ----------------------------------------------------------------------------------
 B_DOORBELL = 0  # 32-bit futex word: a client adds 1 after a push when the daemon sleeps
 B_SLEEPING = 64  # daemon: 1 while it waits on the doorbell
+B_BUSY = (
+    128  # per arena, 64 bytes apart: until when the device that is played is busy; any process, by compare-and-swap
+)
 CLIENTS_HEADER_BYTES = 4096  # then the slots, then the access bytes
 # One slot: page of words, ring of messages, row of pins
 P_STATE = 0  # daemon: see SLOT_*
@@ -149,9 +159,24 @@ ITEM_COUNT = 7
 # item: tag:27 | segment:20 | offset in granules:17; 0 is empty (offset 0 is the segment header)
 TAG_SHIFT, SEGMENT_SHIFT = 37, 17
 TAG_MASK, SEGMENT_MASK, GRANULE_MASK = (1 << 27) - 1, (1 << 20) - 1, (1 << 17) - 1
+RECORD_START_LIMIT = (GRANULE_MASK + 1) * GRANULE  # what an item can name; a record may end behind it
 PROBE_MAX = 64
 BYTES_PER_BUCKET = 8192  # capacity that one bucket of seven items is provided for
 
-# --- Access bytes: how often a block was read since the hand last passed, 0 to 3, one per 4 KiB of segment ------------------------
+# --- Access bytes: how often a block was read lately (halved from time to time), 0 to 31, one per 4 KiB of segment ---------------
 ACCESS_SHIFT = 12
-ACCESS_MAX = 3
+ACCESS_MAX = 31
+
+
+def checked(value: int) -> int:
+    """A value of up to 48 bits with its check bits; the kernels' is records.checked()."""
+    fold = 0
+    for shift in range(0, CHECKED_BITS, FOLD_BITS):
+        fold ^= value >> shift
+    return value | (fold & (1 << FOLD_BITS) - 1) << CHECKED_BITS
+
+
+def unchecked(word: int) -> int:
+    """The value of a word, -1 if its check bits say that it is not what was written."""
+    value = word & (1 << CHECKED_BITS) - 1
+    return value if checked(value) == word else -1

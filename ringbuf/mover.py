@@ -17,8 +17,9 @@ from .layout import (
     R_PUBLISHED,
     R_STORED_BYTES,
     RECORD_HEADER_BYTES,
+    RECORD_START_LIMIT,
 )
-from .records import header_hash
+from .records import checked, header_hash
 from .writer import flush_range
 from .xxh3 import COPY_STREAM, STRIPE_BYTES, hash_begin, hash_end, hash_stripes
 
@@ -29,7 +30,7 @@ def claim_copy(target, source, length, generation):
 
     The publish sequence goes along: a copy left behind by a death is told apart by version and place only.
     """
-    store(target + R_GENERATION, generation)
+    store(target + R_GENERATION, checked(generation))
     store(target + R_PUBLISHED, 0)
     store_release(target + R_LENGTH, -length)  # SYNC record.length: pairs with load_acquire in sound_length()
     start = (RECORD_HEADER_BYTES + load16(source + R_KEY_BYTES) + 63) & ~63
@@ -106,7 +107,7 @@ def copy_records(target, offset, room, image, rows, first, total, generation, ki
     while position < total:
         row = rows + LISTED_BYTES * position
         length = load(row + 24)
-        if offset + length > room:
+        if offset + length > room or offset >= RECORD_START_LIMIT:
             break
         if copy_record(target + offset, image + load(row + 16), length, generation, kind, flush, state) == 1:
             offset += length

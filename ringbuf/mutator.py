@@ -61,12 +61,16 @@ class Mutator:
         for arena in self.arenas:
             arena.first = self.segment_count
             self.segment_count += arena.segment_count
-        self._open_control()
-        for arena in self.arenas:
-            arena.create(self.store_id)
-        self._open_clients()
-        self._open_index()
-        self._build_core(quotas)
+        try:
+            self._open_control()
+            for arena in self.arenas:
+                arena.create(self.store_id)
+            self._open_clients()
+            self._open_index()
+            self._build_core(quotas)
+        except BaseException:
+            self._close_files(remove=False)
+            raise
 
     # --- regions ---------------------------------------------------------------------------------------------------------
 
@@ -166,7 +170,7 @@ class Mutator:
         self._arena_of = np.zeros(self.segment_count, "u1")
         self._files = np.zeros(layout.ARENA_MAX, "<u8")
         self._pools = np.zeros(128, "<u8")
-        self._pools[64 : 64 + len(quotas)] = [-(-quota // self.segment_bytes) if quota else 0 for quota in quotas]
+        self._pools[64 : 64 + len(quotas)] = [max(1, quota // self.segment_bytes) if quota else 0 for quota in quotas]
         self._drain = np.zeros(core.DRAIN_MAX, "<u8")
         self._events = np.zeros(core.EVENT_COUNT, "<u8")
         self._scratch = np.zeros(core.SCRATCH_BYTES + PAGE_BYTES, "u1")
@@ -223,7 +227,7 @@ class Mutator:
 
     def reserve_count(self) -> int:
         """Free segments kept for the daemon's own moves, so that making room never needs room it cannot get."""
-        return 1 if min(arena.segment_count for arena in self.arenas) < 16 else 2
+        return 1
 
     def _write_control(self) -> None:
         at = self.control.address
@@ -243,6 +247,9 @@ class Mutator:
             self._put(entry + layout.A_FIRST, arena.first)
             self._put(entry + layout.A_COUNT, arena.segment_count)
             self._put(entry + layout.A_MAPPED, int(arena.mapped))
+            fields = (layout.A_READ_PS, layout.A_WRITE_PS, layout.A_READ_NS, layout.A_WRITE_NS)
+            for field, cost in zip(fields, arena.cost, strict=True):
+                self._put(entry + field, cost)
             self._put(at + layout.C_FREE + 8 * number, 0)
         self._put(at + layout.C_MAGIC, layout.CONTROL_MAGIC)
 
@@ -401,10 +408,15 @@ class Mutator:
     def close(self, remove: bool) -> None:
         """Stop and close everything; remove: the files in memory and the arenas too."""
         self.stop()
+        self._close_files(remove)
+
+    def _close_files(self, remove: bool) -> None:
+        """Also where only some of them were opened."""
         for arena in self.arenas:
             arena.close(remove)
-        for fd in (self.control_fd, self.clients_fd, self.index_fd, self.event_fd):
-            os.close(fd)
+        for name in ("control_fd", "clients_fd", "index_fd", "event_fd"):
+            if hasattr(self, name):
+                os.close(getattr(self, name))
         if remove:
             self._retire_control(os.path.join(self.folder, "control"))
             for name in os.listdir(self.folder):

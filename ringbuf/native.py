@@ -8,7 +8,9 @@ from types import SimpleNamespace
 from . import guard
 from .jit import load
 
-CLIENT_MODULES = [f"tierstore.ringbuf.{name}" for name in ("xxh3", "records", "reader", "writer", "guard_kernel")]
+CLIENT_MODULES = [
+    f"tierstore.ringbuf.{name}" for name in ("xxh3", "records", "reader", "writer", "inject", "guard_kernel")
+]
 DAEMON_MODULES = [f"tierstore.ringbuf.{name}" for name in ("core", "survey", "mover")]
 
 

@@ -15,6 +15,7 @@ from numba import types
 from .atomic import fetch_add32, load, load8, load16, load32, load_acquire, shift_right, store, store8
 from .codes import MAPPED, MISS, STALE, UNMAPPED
 from .cpython import as_int, from_int
+from .inject import charge
 from .jit import capi, helper, kernel
 from .layout import (
     ACCESS_MAX,
@@ -48,12 +49,14 @@ from .session import (
     X_ACCESS,
     X_ACCESS_STRIDE,
     X_ADDRESSES,
+    X_CLIENTS,
     X_CONTROL,
     X_COUNTERS,
     X_EPOCH,
     X_FOUND_HEAD,
     X_FOUND_ITEM,
     X_INDEX,
+    X_INJECT,
     X_KINDS,
     X_MASK,
     X_NONE,
@@ -245,6 +248,8 @@ def view_of(x, key_object):
         return 0
     count(x, COUNT_HITS, 1)
     count(x, COUNT_READ + load8(load(x + X_KINDS) + segment), size)
+    if load(x + X_INJECT) != 0:
+        charge(load(x + X_CONTROL), load(x + X_CLIENTS), segment, size, 0, x + X_SCRATCH)
     view = new_memoryview(pin)
     drop_reference(pin)
     return view

@@ -8,6 +8,7 @@ from .atomic import load, load8, load16, load32, load_acquire, multiply_fold, sh
 from .jit import helper, kernel
 from .layout import (
     BUCKET_BYTES,
+    CHECKED_BITS,
     GRANULE,
     GRANULE_MASK,
     ITEM_COUNT,
@@ -98,6 +99,20 @@ def record_is(head, key, size, place, block_index, version):
 
 
 @helper
+def checked(value):
+    """A value of up to 48 bits with check bits: no single flipped bit leaves a valid word."""
+    fold = value ^ shift_right(value, 15) ^ shift_right(value, 30) ^ shift_right(value, 45)
+    return value | (fold & 0x7FFF) << CHECKED_BITS
+
+
+@helper
+def unchecked(word):
+    """The value of a word with check bits, -1 if it is not what was written (or DEAD)."""
+    value = word & ((1 << CHECKED_BITS) - 1)
+    return value if checked(value) == word else -1
+
+
+@helper
 def sound_length(head, generation, room):
     """The length of a committed or claimed record that fits the room, 0 where no record of this generation begins."""
     length = load_acquire(head + R_LENGTH)  # SYNC record.length: pairs with store_release in commit()
@@ -105,7 +120,7 @@ def sound_length(head, generation, room):
         length = -length
     if length < RECORD_HEADER_BYTES or length > room or length & (GRANULE - 1) != 0:
         return 0
-    if load(head + R_GENERATION) != generation:
+    if load(head + R_GENERATION) != checked(generation):
         return 0
     return length
 

@@ -33,7 +33,7 @@ class Recovery:
     """What a start found; the second half runs once the mutator does."""
 
     blocks: int = 0
-    bad_segments: list[int] = field(default_factory=list)
+    damaged: list[int] = field(default_factory=list)  # segments that hold, or held, something not as it was written
     dead_slots: list[int] = field(default_factory=list)
     segments: list[int] = field(default_factory=list)
     lost_keep: int = 0
@@ -47,10 +47,10 @@ def recover(mutator: Mutator) -> Recovery:
     for number, arena in enumerate(mutator.arenas):
         free = []
         for segment in range(arena.first, arena.first + arena.segment_count):
-            state = _settle_state(mutator, number, segment)
+            state = _settle_state(mutator, number, segment, found)
             if state == layout.STATE_FREE:
                 free.append(segment)
-            elif state in _HELD:
+            elif state in _HELD and mutator.generation(segment):
                 _recover_segment(mutator, segment, found)
         _fill_free_ring(mutator, number, free)
     mutator.trap("recover.indexed")
@@ -87,7 +87,7 @@ def _find_slots(mutator: Mutator, found: Recovery) -> None:
             found.dead_slots.append(slot)
 
 
-def _settle_state(mutator: Mutator, number: int, segment: int) -> int:
+def _settle_state(mutator: Mutator, number: int, segment: int, found: Recovery) -> int:
     """The state a segment starts this life with."""
     entry = mutator._entry(segment)
     word = mutator._get(entry)
@@ -95,12 +95,21 @@ def _settle_state(mutator: Mutator, number: int, segment: int) -> int:
         if mutator.arenas[number].kind == layout.KIND_DRAM or not mutator.arenas[number].warm:
             return layout.STATE_UNBACKED
         header = _segment_header(mutator, segment)
-        if header[0] != layout.SEGMENT_MAGIC:
+        if not any(header):
             return layout.STATE_UNBACKED
-        word = header[1] & layout.GENERATION_MASK | layout.STATE_SEALED << layout.STATE_SHIFT
-        mutator._put(entry + layout.S_POOL, min(header[2], 63))
-        mutator._put(entry + layout.S_CLASS, header[3])
-        mutator._put(entry + layout.S_SEQUENCE, header[5])
+        life, sealed, sequence = (layout.unchecked(word) for word in header[1:4])
+        if header[0] != layout.SEGMENT_MAGIC or min(life, sealed, sequence) < 0:
+            found.damaged.append(segment)
+        if life < 0:  # which records are of this life, nobody can tell: the bytes stay as they are, out of use
+            mutator._put(entry, layout.STATE_QUARANTINED << layout.STATE_SHIFT)
+            mutator._pools[0] += 1
+            return layout.STATE_QUARANTINED
+        generation = life & (1 << layout.LIFE_POOL_SHIFT) - 1
+        word = generation | layout.STATE_SEALED << layout.STATE_SHIFT
+        mutator._put(entry + layout.S_POOL, life >> layout.LIFE_POOL_SHIFT & 63)
+        mutator._put(entry + layout.S_CLASS, life >> layout.LIFE_CLASS_SHIFT)
+        mutator._put(entry + layout.S_TAIL, max(0, sealed))
+        mutator._put(entry + layout.S_SEQUENCE, max(0, sequence))
     state = word >> layout.STATE_SHIFT
     if state in _HELD:
         owner = word >> layout.OWNER_SHIFT & layout.OWNER_MASK
@@ -117,25 +126,27 @@ def _settle_state(mutator: Mutator, number: int, segment: int) -> int:
 
 def _segment_header(mutator: Mutator, segment: int) -> list[int]:
     arena = mutator.arena_of(segment)
-    raw = os.pread(arena.fd, 64, arena.offset_of(segment))
-    return list(np.frombuffer(raw.ljust(64, b"\0"), "<u8").tolist())
+    raw = os.pread(arena.fd, 32, arena.offset_of(segment))
+    return list(np.frombuffer(raw.ljust(32, b"\0"), "<u8").tolist())
 
 
 def _recover_segment(mutator: Mutator, segment: int, found: Recovery) -> None:
     mutator.trap("recover.segment")
-    image = SegmentImage(mutator, segment)
-    blocks = mutator.native.recover(mutator.core, segment, image.address)
+    sealed = layout.unchecked(_segment_header(mutator, segment)[layout.SH_SEALED_BYTES // 8])
+    verify = not mutator.address(segment) and sealed <= 0
+    image = SegmentImage(mutator, segment, payloads=verify)
+    blocks = mutator.native.recover(mutator.core, segment, image.address, int(verify))
     if blocks < 0:
-        found.bad_segments.append(segment)
-    else:
-        found.blocks += blocks
+        found.damaged.append(segment)
+        blocks = -1 - blocks
+    found.blocks += blocks
     found.segments.append(segment)
 
 
 class SegmentImage:
-    """A segment's bytes as memory: the mapping itself, or the headers (or all) read from the file."""
+    """A segment's bytes as memory: the mapping itself, or the headers (or, with payloads, all) read from the file."""
 
-    def __init__(self, mutator: Mutator, segment: int):
+    def __init__(self, mutator: Mutator, segment: int, payloads: bool = False):
         self.address = mutator.address(segment)
         if self.address:
             return
@@ -144,16 +155,16 @@ class SegmentImage:
         view = np.frombuffer(self._memory, "u1")
         self.address = view.ctypes.data
         offset, base = layout.SEGMENT_HEADER_BYTES, arena.offset_of(segment)
-        generation = mutator.generation(segment)
+        life = layout.checked(mutator.generation(segment))
         while offset + layout.RECORD_HEADER_BYTES <= size:
             raw = os.pread(arena.fd, min(_HEADER_READ_BYTES, size - offset), base + offset)
             if len(raw) < layout.RECORD_HEADER_BYTES:
                 return
             length = abs(int.from_bytes(raw[:8], "little", signed=True))
-            if length < layout.RECORD_HEADER_BYTES or int.from_bytes(raw[8:16], "little") != generation:
+            if length < layout.RECORD_HEADER_BYTES or int.from_bytes(raw[8:16], "little") != life:
                 return
             ctypes.memmove(self.address + offset, raw, min(len(raw), size - offset))
-            if length < _HEADER_READ_BYTES:
+            if length < _HEADER_READ_BYTES or payloads:
                 raw = os.pread(arena.fd, size - offset, base + offset)
                 ctypes.memmove(self.address + offset, raw, min(len(raw), size - offset))
                 return
@@ -176,3 +187,6 @@ def finish(mutator: Mutator, found: Recovery) -> None:
     for segment in found.segments:
         if mutator.state(segment) == layout.STATE_SEALED and mutator.segment_field(segment, layout.S_LIVE_COUNT) == 0:
             mutator.submit(layout.OP_RETIRE, segment)
+    for arena in mutator.arenas:
+        if not arena.mapped:
+            arena.sync()  # what was buried must not come back when its twin is deleted

@@ -15,6 +15,7 @@ PAGE_BYTES = 4096
 HUGE_PAGE_BYTES = 2 << 20
 _PROT_READ, _PROT_WRITE = 1, 2
 _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS, _MAP_NORESERVE = 0x01, 0x02, 0x10, 0x20, 0x4000
+_SHARED_VALIDATE_SYNC = 0x03 | 0x80000  # refuses what it does not know; MAP_SHARED alone would ignore MAP_SYNC
 _MADV_HUGEPAGE, _MADV_POPULATE_READ, _MADV_POPULATE_WRITE = 14, 22, 23
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -40,10 +41,11 @@ def _map(address: int | None, size: int, protection: int, flags: int, fd: int, o
 class Mapping:
     """A shared mapping of a file from its start; unmapped when the last reference goes.
 
-    Pins and leases hold a reference, so memory that anybody can still read stays mapped.
+    Pins and leases hold a reference, so memory that anybody can still read stays mapped. sync: with MAP_SYNC, see
+    map_sync_works().
     """
 
-    def __init__(self, fd: int, size: int, writable: bool, huge: bool = False):
+    def __init__(self, fd: int, size: int, writable: bool, huge: bool = False, sync: bool = False):
         if os.fstat(fd).st_size < size:
             raise OSError(
                 errno.EINVAL,
@@ -51,15 +53,16 @@ class Mapping:
             )
         self.size, self._unmap, self._entry = size, _libc.munmap, -1
         protection = _PROT_READ | (_PROT_WRITE if writable else 0)
+        shared = _SHARED_VALIDATE_SYNC if sync else _MAP_SHARED
         if not huge:
-            self.address = _map(None, size, protection, _MAP_SHARED, fd)
+            self.address = _map(None, size, protection, shared, fd)
             self._watch(fd)
             return
         # Huge pages need the mapping to begin where one could: reserve more room and map into its aligned part.
         room = size + HUGE_PAGE_BYTES
         start = _map(None, room, 0, _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE, -1)
         self.address = round_up(start, HUGE_PAGE_BYTES)
-        _map(self.address, size, protection, _MAP_SHARED | _MAP_FIXED, fd)
+        _map(self.address, size, protection, shared | _MAP_FIXED, fd)
         if self.address > start:
             _libc.munmap(start, self.address - start)
         end = round_up(self.address + size, PAGE_BYTES)
@@ -81,13 +84,9 @@ class Mapping:
 
 
 def map_sync_works(fd: int) -> bool:
-    """Whether a file can be mapped with MAP_SYNC: a flushed line is then durable.
-
-    MAP_SHARED_VALIDATE makes the kernel refuse what it does not know; MAP_SHARED alone would ignore MAP_SYNC.
-    """
-    shared_validate, sync = 0x03, 0x80000
+    """Whether a file can be mapped with MAP_SYNC: a flushed line is then durable."""
     try:
-        address = _map(None, PAGE_BYTES, _PROT_READ | _PROT_WRITE, shared_validate | sync, fd)
+        address = _map(None, PAGE_BYTES, _PROT_READ | _PROT_WRITE, _SHARED_VALIDATE_SYNC, fd)
     except OSError:
         return False
     _libc.munmap(address, PAGE_BYTES)

@@ -25,7 +25,6 @@ from .core_state import (
     D_PAGE,
     D_POOL_USED,
     D_ROW_OFFSET,
-    D_SEGMENT_BYTES,
     D_SLOT_HIGH,
     D_SLOT_STRIDE,
     D_SLOTS,
@@ -57,9 +56,10 @@ from .layout import (
     DEAD,
     GENERATION_MASK,
     KIND_PMEM,
+    LIFE_CLASS_SHIFT,
+    LIFE_POOL_SHIFT,
     PIN_BYTES,
     R_PUBLISHED,
-    RECORD_HEADER_BYTES,
     S_CLASS,
     S_LIVE_BYTES,
     S_LIVE_COUNT,
@@ -68,13 +68,9 @@ from .layout import (
     S_TAIL,
     S_WORD,
     SEGMENT_ENTRY_BYTES,
-    SEGMENT_HEADER_BYTES,
     SEGMENT_MAGIC,
-    SH_CLASS,
-    SH_FOOTER,
-    SH_GENERATION,
+    SH_LIFE,
     SH_MAGIC,
-    SH_POOL,
     SH_SEALED_BYTES,
     SH_SEQUENCE,
     STATE_EVICTING,
@@ -82,7 +78,7 @@ from .layout import (
     STATE_SEALED,
 )
 from .records import (
-    sound_length,
+    checked,
     step,
 )
 from .steps import (
@@ -91,9 +87,16 @@ from .steps import (
     RETIRE_MARKED,
     SEAL_MARKED,
 )
-from .writer import flush_range
 
 # --- segments -----------------------------------------------------------------------------------------------------------
+
+
+@helper
+def persist_published(d, segment, head):
+    """Make the publish word of a record durable, in arenas where a flush is enough for that."""
+    if load(load(d + D_CONTROL) + C_ARENAS + 64 * arena_of(d, segment) + A_KIND) == KIND_PMEM:
+        flush_line(head + R_PUBLISHED)
+        store_fence()
 
 
 @helper
@@ -101,10 +104,8 @@ def mark_dead(d, segment, offset):
     """Note in a record's own header that it must not come back at the next start."""
     start = load(load(d + D_ADDRESSES) + 8 * segment)
     if start != 0:
-        store(start + offset + R_PUBLISHED, load(start + offset + R_PUBLISHED) | DEAD)
-        if load(load(d + D_CONTROL) + C_ARENAS + 64 * arena_of(d, segment) + A_KIND) == KIND_PMEM:
-            flush_line(start + offset + R_PUBLISHED)
-            store_fence()
+        store(start + offset + R_PUBLISHED, DEAD)
+        persist_published(d, segment, start + offset)
     else:
         page = load(d + D_PAGE)
         store(page + 128, DEAD)
@@ -191,17 +192,14 @@ def write_segment_header(d, segment, generation, pool, kind, sealed_bytes):
     start = load(load(d + D_ADDRESSES) + 8 * segment)
     target = start if start != 0 else load(d + D_PAGE) + 192
     store(target + SH_MAGIC, SEGMENT_MAGIC)
-    store(target + SH_GENERATION, generation)
-    store(target + SH_POOL, pool)
-    store(target + SH_CLASS, kind)
-    store(target + SH_SEALED_BYTES, sealed_bytes)
-    store(target + SH_SEQUENCE, load(entry_of(d, segment) + S_SEQUENCE))
-    store(target + SH_FOOTER, 0)
+    store(target + SH_LIFE, checked(generation | pool << LIFE_POOL_SHIFT | kind << LIFE_CLASS_SHIFT))
+    store(target + SH_SEALED_BYTES, checked(sealed_bytes))
+    store(target + SH_SEQUENCE, checked(load(entry_of(d, segment) + S_SEQUENCE)))
     if start != 0:
-        flush_range(target, 64)
+        flush_line(target)
         store_fence()
     else:
-        write_file(file_of(d, segment), target, 56, file_offset(d, segment, 0))
+        write_file(file_of(d, segment), target, 32, file_offset(d, segment, 0))
 
 
 @helper
@@ -238,8 +236,8 @@ def seal(d, segment, tail):
     store(entry + S_SEQUENCE, next_sequence(d))
     store_release(entry + S_WORD, word_of(STATE_SEALED, 0, generation))  # SYNC segment.word
     step(d + D_TRAP, SEAL_MARKED)
-    if load(load(d + D_ADDRESSES) + 8 * segment) != 0:
-        write_segment_header(d, segment, generation, load(entry + S_POOL), load(entry + S_CLASS), tail)
+    # On disk every record was synced before: a start that finds this header need not check payloads.
+    write_segment_header(d, segment, generation, load(entry + S_POOL), load(entry + S_CLASS), tail)
     if load(entry + S_LIVE_COUNT) == 0:
         retire(d, segment)
     else:
@@ -252,17 +250,3 @@ def next_sequence(d):
     address = load(d + D_CONTROL) + C_PUBLISH_SEQUENCE
     store(address, load(address) + 1)
     return load(address)
-
-
-@helper
-def walk_end(d, segment):
-    """The offset behind the last claimed record of a mapped segment."""
-    start, room = load(load(d + D_ADDRESSES) + 8 * segment), load(d + D_SEGMENT_BYTES)
-    generation = load(entry_of(d, segment) + S_WORD) & GENERATION_MASK
-    offset = SEGMENT_HEADER_BYTES
-    while offset + RECORD_HEADER_BYTES <= room:
-        length = sound_length(start + offset, generation, room - offset)
-        if length == 0:
-            break
-        offset += length
-    return offset

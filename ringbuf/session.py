@@ -26,6 +26,7 @@ X_SCRATCH = 144  # 112 bytes: sizes, a timespec, a Py_buffer
 X_HASH_STATE = 256  # 72 bytes, then a stripe of 64 at 384
 X_STRIPE = 384
 X_SEGMENT_BYTES = 448
+X_INJECT = 480  # 1: some tier plays a slower device, see inject.py
 X_SLOT_NUMBER = 456
 X_TRAP = 464  # step at which tests end this process (steps.py), then how many passes are left
 SESSION_BYTES = 512

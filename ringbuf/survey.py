@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from .atomic import fence, load, load8, load16, load32, load_acquire, store
 from .codes import LISTED_BYTES
-from .core import account
-from .core_state import D_ACCESS, D_ACCESS_STRIDE, D_CONTROL, D_INDEX, D_MASK, D_SEGMENT_BYTES
+from .core_state import D_ACCESS, D_ACCESS_STRIDE, D_ADDRESSES, D_CONTROL, D_INDEX, D_MASK, D_PAGE, D_SEGMENT_BYTES
 from .index import (
     entry_of,
     find_item,
@@ -18,29 +17,47 @@ from .layout import (
     C_PUBLISH_SEQUENCE,
     DEAD,
     GENERATION_MASK,
+    GRANULE,
     R_BLOCK_COUNT,
     R_BLOCK_INDEX,
     R_CLASS,
     R_CODEC,
     R_EXPIRY,
+    R_GENERATION,
     R_HEADER_HASH,
     R_KEY_BYTES,
     R_KEY_HASH,
     R_LENGTH,
+    R_PAYLOAD_BYTES,
+    R_PAYLOAD_HASH,
     R_PUBLISHED,
     R_VERSION,
     RECORD_HEADER_BYTES,
     S_LIVE_BYTES,
     S_LIVE_COUNT,
+    S_TAIL,
     S_WORD,
     SEGMENT_HEADER_BYTES,
     SEGMENT_MASK,
     SEGMENT_SHIFT,
 )
-from .records import find_exact, hash_bytes, header_hash, item_of, item_offset, place_of, sound_length
+from .operations import account
+from .records import (
+    checked,
+    find_exact,
+    hash_bytes,
+    header_hash,
+    item_of,
+    item_offset,
+    place_of,
+    sound_length,
+    unchecked,
+)
 from .segments import (
     mark_dead,
 )
+from .writer import record_bytes
+from .xxh3 import hash_payload
 
 # One listed record: place, item, offset, length, class | heat << 8 | block index << 16 | codec << 48, expiry
 
@@ -78,32 +95,82 @@ def list_live(d, segment, image, out, room):
 
 
 @kernel()
-def recover(d, segment, image):
-    """Put a segment's published, living records back into an index that is being rebuilt; how many, -1 on a bad record.
+def recover(d, segment, image, verify):
+    """Put a segment's published, living records back into an index that is being rebuilt; how many; -1 less that
+    number where something is damaged.
 
-    Where the key is there already: the same version elsewhere is a copy that a move left behind, and an older publish
-    sequence loses. Caller: the starting daemon, before any client is served.
+    verify: check payloads too, and bury what is not whole; for segments on disk that were being filled when their daemon
+    died, or the power did: pages reach a disk in any order. Where the key is there already: the same version elsewhere is a
+    copy that a move left behind, and an older publish sequence loses. Caller: the starting daemon, before any client is
+    served.
     """
-    generation = load(entry_of(d, segment) + S_WORD) & GENERATION_MASK
+    generation, tail = load(entry_of(d, segment) + S_WORD) & GENERATION_MASK, load(entry_of(d, segment) + S_TAIL)
     size, offset, total, bad = load(d + D_SEGMENT_BYTES), SEGMENT_HEADER_BYTES, 0, 0
     while offset + RECORD_HEADER_BYTES <= size:
         head = image + offset
         length = sound_length(head, generation, size - offset)
         if length == 0:
             break
-        published = load(head + R_PUBLISHED)
-        sequence = load(d + D_CONTROL) + C_PUBLISH_SEQUENCE
-        if published & ~DEAD > load(sequence):
-            store(sequence, published & ~DEAD)
-        if load(head + R_LENGTH) > 0 and published != 0 and published & DEAD == 0:
-            if RECORD_HEADER_BYTES + load16(head + R_KEY_BYTES) > length:
-                bad = 1
-            elif header_hash(head) != load(head + R_HEADER_HASH):
-                bad = 1
-            else:
-                total += recover_record(d, segment, offset, head, length)
+        sequence = unchecked(load(head + R_PUBLISHED))
+        newest = load(d + D_CONTROL) + C_PUBLISH_SEQUENCE
+        if sequence > load(newest):
+            store(newest, sequence)
+        if load(head + R_LENGTH) < 0:
+            bad |= claim_is_damaged(d, segment, head, length, sequence)
+        elif header_is_damaged(head, length) == 1:
+            bad = 1
+        elif sequence > 0 and verify == 1 and payload_is_whole(d, head, length) == 0:
+            mark_dead(d, segment, offset)
+        elif sequence > 0:
+            total += recover_record(d, segment, offset, head, length)
         offset += length
-    return -1 if bad == 1 else total
+    if offset < tail or ends_in_damage(image, offset, generation, size) == 1:
+        bad = 1
+    return -1 - total if bad == 1 else total
+
+
+@helper
+def header_is_damaged(head, length):
+    """1 if a committed record's header is not what was written."""
+    key_bytes, published = load16(head + R_KEY_BYTES), load(head + R_PUBLISHED)
+    if RECORD_HEADER_BYTES + key_bytes > length or header_hash(head) != load(head + R_HEADER_HASH):
+        return 1
+    if published != DEAD and unchecked(published) < 0:
+        return 1
+    return 0 if record_bytes(key_bytes, load32(head + R_PAYLOAD_BYTES)) == length else 1
+
+
+@helper
+def claim_is_damaged(d, segment, head, length, sequence):
+    """1 if what looks like room that was claimed and never filled is something else: published, or a wrong gap on disk."""
+    if load(load(d + D_ADDRESSES) + 8 * segment) != 0:
+        return 1 if sequence > 0 else 0
+    return 0 if load(head + R_KEY_HASH) == checked(length) else 1
+
+
+@helper
+def ends_in_damage(image, offset, generation, size):
+    """1 if records of this life of the segment, or a damaged one, lie where the walk ended."""
+    if offset + RECORD_HEADER_BYTES <= size:
+        life = unchecked(load(image + offset + R_GENERATION))
+        if life < 0 or (life == generation and load(image + offset + R_LENGTH) != 0):
+            return 1
+    for place in range(offset, size - RECORD_HEADER_BYTES, GRANULE):
+        head = image + place
+        length = sound_length(head, generation, size - place)
+        if length > 0 and unchecked(load(head + R_PUBLISHED)) > 0 and header_is_damaged(head, length) == 0:
+            return 1
+    return 0
+
+
+@helper
+def payload_is_whole(d, head, length):
+    """1 if a payload has its checksum."""
+    start, size = (RECORD_HEADER_BYTES + load16(head + R_KEY_BYTES) + 63) & ~63, load32(head + R_PAYLOAD_BYTES)
+    if start + size > length:
+        return 0
+    state = load(d + D_PAGE) + 1024
+    return 1 if size == 0 or hash_payload(head + start, size, state) == load(head + R_PAYLOAD_HASH) else 0
 
 
 @helper
@@ -125,7 +192,8 @@ def recover_record(d, segment, offset, head, length):
         return 0
     old_head = head_at(d, old_segment, old_offset)
     older = old_head == 0 or (
-        load(old_head + R_VERSION) != version and load(old_head + R_PUBLISHED) < load(head + R_PUBLISHED)
+        load(old_head + R_VERSION) != version
+        and unchecked(load(old_head + R_PUBLISHED)) < unchecked(load(head + R_PUBLISHED))
     )
     if (
         not older
@@ -205,7 +273,7 @@ def check(d, segment, image, out):
         if load(head + R_LENGTH) > 0 and find_exact(load(d + D_INDEX), load(d + D_MASK), place, item) != 0:
             count += 1
             total += length
-            if load(head + R_PUBLISHED) & DEAD != 0 or load(head + R_PUBLISHED) == 0:
+            if unchecked(load(head + R_PUBLISHED)) <= 0:
                 wrong += 1
         offset += length
     store(out, count)

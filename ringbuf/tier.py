@@ -26,6 +26,7 @@ class Tier(Protocol):
     segment_bytes: int
     segment_count: int
     compress: bool  # whether blocks moved here are to be compressed; only where not mapped
+    cost: tuple[int, int, int, int]  # added: ps per byte read, written; ns per read, write; all 0 for a real device
     first: int  # set by the store: the number of its first segment
 
     # What it turned out to be; valid after create().

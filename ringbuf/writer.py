@@ -69,12 +69,13 @@ from .layout import (
     R_VALUE_BYTES,
     R_VERSION,
     RECORD_HEADER_BYTES,
+    RECORD_START_LIMIT,
     S_WORD,
     SEGMENT_ENTRY_BYTES,
     SLOT_PAGE_BYTES,
 )
 from .reader import count, list_item, list_size, utf8
-from .records import hash_bytes, header_hash, step, system_call
+from .records import checked, hash_bytes, header_hash, step, system_call
 from .session import (
     COUNT_BYTES_PUT,
     COUNT_PUTS,
@@ -141,7 +142,7 @@ def claim(head, length, generation):
 
     Dies: before the length is stored, the walk ends here and later records of this client are lost, unpublished.
     """
-    store(head + R_GENERATION, generation)
+    store(head + R_GENERATION, checked(generation))
     store(head + R_PUBLISHED, 0)
     store_release(head + R_LENGTH, -length)  # SYNC record.length: pairs with load_acquire in sound_length()
 
@@ -191,7 +192,8 @@ def fill_record(q):
     head, key_bytes = load(q + Q_TARGET), load(q + Q_KEY_BYTES)
     copy_key(head + RECORD_HEADER_BYTES, load(q + Q_KEY), key_bytes)
     target = head + ((RECORD_HEADER_BYTES + key_bytes + 63) & ~63)
-    mode = COPY_STREAM if load(q + Q_PAYLOAD_BYTES) >= STREAM_BYTES_MIN else COPY_STORE
+    # Where a flush is durable, only streamed bytes are: they need no flush of their own.
+    mode = COPY_STREAM if load(q + Q_PAYLOAD_BYTES) >= STREAM_BYTES_MIN or load(q + Q_FLUSH) != 0 else COPY_STORE
     state, pieces, total = q + Q_STATE, load(q + Q_PIECES), load(q + Q_PIECE_COUNT)
     hash_begin(state)
     for piece in range(total):
@@ -282,7 +284,7 @@ def put_values(self, arguments, _count):
         payload_bytes = (size + 63) & ~63
         length = record_bytes(key_bytes, payload_bytes)
         offset = load(lease + L_NEXT)
-        if offset + length > room:
+        if offset + length > room or offset >= RECORD_START_LIMIT:
             release_buffer(view)
             break
         head = load(lease + L_BASE) + offset

@@ -18,7 +18,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .atomic import load, load8, multiply_fold, shift_right, store, store8
+from .atomic import TRACE_COPY, TRACE_STREAM, load, load8, multiply_fold, shift_right, store, store8, trace
 from .jit import helper, kernel
 
 SECRET = bytes.fromhex(
@@ -87,6 +87,8 @@ def _absorber(mode: str) -> Any:
                 total = builder.add(builder.add(builder.load(accumulator), swapped), product)
                 builder.store(total, accumulator)
                 if mode != "read":
+                    kind = TRACE_STREAM if mode == "stream" else TRACE_COPY
+                    trace(builder, kind, builder.add(target, offset), STRIPE_BYTES, builder.add(source, offset))
                     out = builder.inttoptr(builder.add(target, offset), vector_pointer)
                     written = builder.store(data, out, align=64 if mode == "stream" else 8)
                     if mode == "stream":

@@ -70,6 +70,7 @@ def store_options(command: Any) -> Any:
         click.option("--dram", metavar="SIZE", help="Memory for the fastest tier, e.g. 4GiB."),
         click.option("--pmem", metavar="PATH:SIZE", help="Persistent memory: a DAX path, or a file that plays it."),
         click.option("--pmem-profile", metavar="NAME", help="How an emulated device behaves."),
+        click.option("--disk-profile", metavar="NAME", help="Slow the disk tier down to an emulated device."),
         click.option("--disk", metavar="DIR:SIZE", multiple=True, help="Disk directory; may be repeated."),
         click.option("--disk-lz4", is_flag=True, default=None, help="Compress blocks on disk with LZ4."),
         click.option("--segment", metavar="SIZE", help="Segment size, 1MiB to 32MiB."),
@@ -105,6 +106,10 @@ def serve(**options: Any) -> None:
             f"{found.blocks} blocks recovered",
             err=True,
         )
+        if found.damaged:
+            click.echo(
+                f"tierstore: {len(found.damaged)} segments are damaged; what is lost in them is not known", err=True
+            )
         if found.lost_keep:
             click.echo(f"tierstore: {found.lost_keep} KEEP blocks could not be recovered", err=True)
 
@@ -133,6 +138,9 @@ def status(socket: str | None, as_json: bool) -> None:
             for name, tier in stats["tiers"].items()
         ]
         _table("tiers", ["tier", "capacity", "live", "blocks", "free segments", "read", "holds"], rows)
+        for name, tier in stats["tiers"].items():
+            if tier["emulated"]:
+                click.echo(f"{name}: {tier['emulated']}")
         rate = stats["hit_rate"]
         clients, daemon = stats["clients"], stats["daemon"]
         _table(
@@ -282,11 +290,21 @@ def verify(payloads: bool, socket: str | None, as_json: bool) -> None:
 
 @main.command()
 @store_options
+@click.option(
+    "--profiles", is_flag=True, help="List the profiles of emulated devices instead; your own with --pmem-profile."
+)
 @json_option
-def doctor(as_json: bool, **options: Any) -> None:
+def doctor(as_json: bool, profiles: bool, **options: Any) -> None:
     """Say what each configured path is, what it promises, and what to change."""
     from rich.console import Console
 
+    if profiles:
+        from . import doctor_profiles
+
+        chosen = load_config(options["config_path"], flags={"pmem_profile": options["pmem_profile"]}).pmem_profile
+        listed = doctor_profiles.listing(chosen)
+        _print(listed, as_json, lambda _: Console().print(doctor_profiles.render(listed)))
+        return
     from .doctor import examine, render, to_json
 
     findings = examine(_config(options))

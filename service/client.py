@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tierstore.cache.embedded import open_embedded
@@ -185,16 +185,18 @@ def open(
     disk: str | list[str] | None = None,
     disk_lz4: bool = False,
     pmem_profile: str = "none",
+    disk_profile: str = "none",
     segment: str | int = 0,
     pools: dict[str, str | int] | None = None,
     clients: int = 16,
-    tiers: Sequence[Tier] = (),
+    tiers: Sequence[Callable[[int], Tier]] = (),
 ) -> Store:
     """A store inside this process, for as long as it is open.
 
     dram: size, "1GiB"; pmem: "PATH:SIZE"; disk: "DIR:SIZE" or several; disk_lz4: compress what moves to disk. Data on
     pmem and disk paths that you name stays there and is found again by the next open(); memory is given back by close().
-    tiers: more tiers, of your own making (see tierstore.ringbuf.tier); each takes its place behind those of its kind.
+    tiers: makers of more tiers (see tierstore.ringbuf.tier), called with the bytes of a segment; each tier takes its
+    place behind those of its kind.
     Raises: ConfigError, Full.
     """
     flags: dict[str, object] = {
@@ -203,6 +205,7 @@ def open(
         "disk": disk,
         "disk_lz4": disk_lz4,
         "pmem_profile": pmem_profile,
+        "disk_profile": disk_profile,
         "segment": segment,
         "clients": clients,
     }
@@ -213,14 +216,14 @@ def open(
     return open_config(config, tiers)
 
 
-def open_config(config: StoreConfig, tiers: Sequence[Tier] = ()) -> Store:
+def open_config(config: StoreConfig, tiers: Sequence[Callable[[int], Tier]] = ()) -> Store:
     """An embedded store of a checked configuration, with more tiers if there are any."""
     from dataclasses import replace
 
     config = replace(config, socket=None)
     remove_dead(config)
     made = engine_config(config)
-    made.arenas = sorted([*made.arenas, *tiers], key=lambda tier: tier.kind)
+    made.arenas = sorted([*made.arenas, *(make(made.segment_bytes) for make in tiers)], key=lambda tier: tier.kind)
     from .layout import mark_ephemeral
 
     mark_ephemeral(made.folder, [])

@@ -17,12 +17,11 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 _UNITS = {"": 1, "B": 1, "KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": 1 << 40}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN = 32 * MIB, MIB
-SEGMENTS_PER_TIER_GOAL, SEGMENTS_PER_TIER_MIN, SEGMENTS_MAX = 32, 4, 1 << 20
+SEGMENTS_PER_TIER_GOAL, SEGMENTS_PER_TIER_MIN, SEGMENTS_MAX = 64, 4, 1 << 20
 POOLS_MAX = 63
 DRAM_DEFAULT_MAX = 8 * GIB
-PROFILES = ("none",)
 LOG_LEVELS = ("debug", "info", "warning", "error")
-RESERVED = ("TIERSTORE_CONFIG", "TIERSTORE_KERNEL_CACHE", "TIERSTORE_KILL_AT", "TIERSTORE_STOP_AT")
+RESERVED = tuple(f"TIERSTORE_{name}" for name in ("CONFIG", "KERNEL_CACHE", "KILL_AT", "STOP_AT", "TRACE"))
 
 
 def parse_size(text: str | int, key: str = "size") -> int:
@@ -82,6 +81,7 @@ class StoreConfig:
     pmem_path: str | None = None
     pmem_bytes: int = 0
     pmem_profile: str = "none"
+    disk_profile: str = "none"
     disks: tuple[DiskDir, ...] = ()
     disk_lz4: bool = False
     segment_bytes: int = 0
@@ -131,8 +131,6 @@ class StoreConfig:
                 format_size(segment),
                 f"fewer than {SEGMENTS_MAX} segments in all: larger segments or smaller tiers",
             )
-        if self.pmem_profile not in PROFILES:
-            raise ConfigError("pmem_profile", self.pmem_profile, f"one of {', '.join(PROFILES)}")
         if not 8 <= self.client_slots <= 4096:
             raise ConfigError("clients", self.client_slots, "a number from 8 to 4096")
         if len(self.pools) > POOLS_MAX or len({pool.name for pool in self.pools}) != len(self.pools):
@@ -215,6 +213,7 @@ _FIELDS: dict[str, Any] = {
     "dram_dir": lambda v, k: {"dram_dir": str(v)},
     "pmem": _pmem,
     "pmem_profile": lambda v, k: {"pmem_profile": str(v)},
+    "disk_profile": lambda v, k: {"disk_profile": str(v)},
     "disk": lambda v, k: {"disks": _disks(v, k)},
     "disk_lz4": lambda v, k: {"disk_lz4": _flag(v, k)},
     "segment": lambda v, k: {"segment_bytes": parse_size(v, k)},

@@ -9,11 +9,12 @@ import shutil
 
 from tierstore.cache.engine import EngineConfig
 from tierstore.ringbuf.arena import UNNAMED, Arena
-from tierstore.ringbuf.layout import KIND_DISK, KIND_DRAM, KIND_PMEM
+from tierstore.ringbuf.layout import KIND_DISK, KIND_DRAM, KIND_PMEM, SEGMENT_SLACK
 from tierstore.ringbuf.mutator import DAEMON_LOCK
 from tierstore.ringbuf.region import lock_holder, locked_here
 
-from .config import StoreConfig
+from .config import SEGMENTS_PER_TIER_MIN, StoreConfig
+from .emulated import emulated
 
 FOLDER_PREFIX = "tierstore-"
 EPHEMERAL_MARK = "ephemeral"
@@ -31,18 +32,28 @@ def store_folder(config: StoreConfig) -> str:
 
 def engine_config(config: StoreConfig) -> EngineConfig:
     """The engine of a checked configuration."""
-    folder, size = store_folder(config), config.segment_bytes
-    arenas = [Arena(KIND_DRAM, os.path.join(folder, "dram.arena"), size, config.dram_bytes // size)]
+    folder, size = store_folder(config), config.segment_bytes + config.segment_bytes // SEGMENT_SLACK
+    pmem_cost, pmem_label = emulated(config.pmem_profile, "pmem_profile")
+    disk_cost, disk_label = emulated(config.disk_profile, "disk_profile")
+    arenas = [Arena(KIND_DRAM, os.path.join(folder, "dram.arena"), size, _count(config.dram_bytes, size))]
     if config.pmem_path:
-        arenas.append(Arena(KIND_PMEM, _arena_path(config.pmem_path, "pmem.arena"), size, config.pmem_bytes // size))
+        path = _arena_path(config.pmem_path, "pmem.arena")
+        arenas.append(Arena(KIND_PMEM, path, size, _count(config.pmem_bytes, size), cost=pmem_cost))
     for index, disk in enumerate(config.disks):
         path = os.path.join(disk.path, f"tierstore-{index}.arena")
-        arenas.append(Arena(KIND_DISK, path, size, disk.bytes // size, index, compress=config.disk_lz4))
+        count = _count(disk.bytes, size)
+        arenas.append(Arena(KIND_DISK, path, size, count, index, compress=config.disk_lz4, cost=disk_cost))
     os.makedirs(folder, mode=0o700, exist_ok=True)
     if config.ephemeral:
         mark_ephemeral(folder, [arena.path for arena in arenas[1:]])
     pools = {"default": 0} | {pool.name: pool.quota_bytes for pool in config.pools}
-    return EngineConfig(folder, size, arenas, config.client_slots, pools, config.ephemeral)
+    labels = {"pmem": pmem_label, "disk": disk_label}
+    return EngineConfig(folder, size, arenas, config.client_slots, pools, config.ephemeral, labels)
+
+
+def _count(tier_bytes: int, size: int) -> int:
+    """Segments of a tier; the smallest tiers may become a little larger than asked for."""
+    return max(SEGMENTS_PER_TIER_MIN, tier_bytes // size)
 
 
 def _arena_path(path: str, name: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tierstore.cache.policy import Policy
 
 
@@ -102,11 +100,3 @@ def test_warm_arrivals_outlive_unread_ones() -> None:
     for segment in range(2, 12):
         policy.add(segment, 0)
     assert Heat().drain(policy, 9) == list(range(2, 11))
-
-
-@pytest.mark.parametrize(("heat", "expected"), [({}, 1), ({1: 1}, 2), ({1: 1, 2: 3}, 3), ({1: 1, 2: 1, 3: 1}, None)])
-def test_the_coldest(heat: dict[int, int], expected: int | None) -> None:
-    policy = filled(1, 2, 3)
-    assert policy.coldest(lambda s: heat.get(s, 0), lambda s: True) == expected
-    assert policy.coldest(lambda s: heat.get(s, 0), lambda s: False) is None
-    assert len(policy) == 3

@@ -355,7 +355,7 @@ def test_counters(store: Store) -> None:
     stats = store.stats()
     assert stats["clients"]["hits"] == 2 and stats["clients"]["misses"] == 1
     assert stats["clients"]["dram_bytes_read"] == 2000 and 0.6 < stats["hit_rate"] < 0.7
-    assert stats["daemon"]["published"] == 1 and stats["tiers"]["dram"]["capacity_bytes"] == 32 * MIB
+    assert stats["daemon"]["published"] == 1 and 30 * MIB < stats["tiers"]["dram"]["capacity_bytes"] <= 32 * MIB
 
 
 def test_foreign_shapes_are_refused(store: Store) -> None:
@@ -368,8 +368,11 @@ def test_foreign_shapes_are_refused(store: Store) -> None:
 def test_an_object_that_lost_a_block_is_gone_as_a_whole(store: Store) -> None:
     for number in range(40):  # of three blocks each, into 32 MiB of memory
         store.put(f"{number}", pa.table({"x": np.full(350_000, number)}))
-    gone = [number for number in range(40) if f"{number}" not in store]
-    assert gone
-    for number in set(range(40)).difference(gone):
-        assert store.get(f"{number}")["x"].to_numpy()[-1] == number
-    assert set(store.keys()) <= {f"{number}" for number in set(range(40)).difference(gone)}
+    found = 0
+    for number in range(40):
+        try:
+            assert store.get(f"{number}")["x"].to_numpy()[-1] == number
+            found += 1
+        except KeyError:
+            assert f"{number}" not in store and f"{number}" not in store.keys()
+    assert 0 < found < 40

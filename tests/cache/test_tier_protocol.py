@@ -17,6 +17,7 @@ class Shelf:
     """A slow tier in an anonymous file, which notes what is asked of it."""
 
     kind, compress, dax, warm = layout.KIND_DISK, False, False, False
+    cost = (0, 0, 0, 0)
     name, mapped, durable, needs_sync = "disk", False, False, False
 
     def __init__(self, segment_count: int, segment_bytes: int):
@@ -62,14 +63,20 @@ class Shelf:
 
 
 def test_blocks_go_to_a_tier_of_the_users_own_and_come_back(tmp_path: Path) -> None:
-    shelf = Shelf(40, 1 << 20)
-    assert isinstance(shelf, Tier)
+    made_tiers: list[Shelf] = []
+
+    def shelf_of(segment_bytes: int) -> Tier:
+        made_tiers.append(Shelf(40, segment_bytes))
+        assert isinstance(made_tiers[0], Tier)
+        return made_tiers[0]
+
     made = {number: np.random.default_rng(number).bytes(400_000) for number in range(60)}
-    with tierstore.open(dram="8MiB", segment="1MiB", tiers=[shelf]) as store:
+    with tierstore.open(dram="8MiB", segment="1MiB", tiers=[shelf_of]) as store:
         for number, value in made.items():  # 24 MB into 8 MiB of memory
             store.put_bytes(f"{number}", value, keep=True)
         for number, value in made.items():
             assert bytes(store.get_bytes(f"{number}")) == value
         assert store.stats()["tiers"]["disk"]["paths"] == ["the shelf"] and store.verify(payloads=True)["ok"]
+    (shelf,) = made_tiers
     assert shelf.calls[0] == "create" and shelf.calls[-1] == "close"
     assert {"back", "write", "sync", "read"} <= set(shelf.calls)

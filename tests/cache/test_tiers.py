@@ -296,7 +296,7 @@ def test_files_that_cannot_be_used_are_refused(tier_options: dict[str, str]) -> 
         assert answer.startswith("CorruptionError") and path in answer and "superblock" in answer
         Path(path).write_bytes(originals[path])
     answer = refusal(pmem=tier_options["pmem"].replace("16MiB", "12MiB"))
-    assert answer.startswith("ConfigError") and "12 of" in answer and "16 segments" in answer
+    assert answer.startswith("ConfigError") and "11 of" in answer and "15 segments" in answer
     assert refusal() == "opened True"
 
 

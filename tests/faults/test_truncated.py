@@ -42,7 +42,9 @@ def pmem() -> Iterator[str]:
 
 @pytest.mark.parametrize("tier", ["dram", "pmem"])
 def test_a_truncated_file_is_an_error_in_an_embedded_store(tier: str, pmem: str) -> None:
-    ended = subprocess.run([sys.executable, "-c", EMBEDDED, tier, pmem], capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", EMBEDDED, tier, pmem], capture_output=True, text=True, timeout=60, check=False
+    )
     name = "dram.arena" if tier == "dram" else os.path.basename(pmem)
     assert ended.stdout.split("\n")[:2] == [f"CorruptionError {name}"] * 2, ended.stderr
     assert ended.returncode != -signal.SIGBUS and "was truncated while it was in use" in ended.stderr
