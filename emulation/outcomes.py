@@ -9,8 +9,6 @@ A table has one section for each scenario, and one that names the kernels its pr
     legal = ["miss", "whole"]                 # all of them, and no others, must be reached
     mutants."no second look" = ["torn"]       # a variant that is wrong: exactly these illegal outcomes, buffers or not
     buffered."no fence" = ["torn"]            # one that is only wrong where stores are buffered
-    fault = "..."; illegal = ["torn"]         # the product itself is wrong: why, and what comes of it
-    cures = ["..."]                           # variants that are right where the product is not
     harmless = ["..."]                        # variants that look wrong and are not
 
 A scenario is a function from the name of a variant ("" is the product as it is) to a model.
@@ -50,14 +48,9 @@ class Table:
             raise ValueError(f"{path} knows {sorted(self._sections)}, its models are {sorted(scenarios)}")
 
     @property
-    def sound(self) -> list[str]:
-        """Scenarios in which the product is right."""
-        return [name for name, section in self._sections.items() if "fault" not in section]
-
-    @property
-    def faults(self) -> dict[str, str]:
-        """Scenarios in which it is not, and why."""
-        return {name: section["fault"] for name, section in self._sections.items() if "fault" in section}
+    def names(self) -> list[str]:
+        """The scenarios."""
+        return list(self._sections)
 
     @property
     def mutants(self) -> list[tuple[str, str]]:
@@ -69,13 +62,9 @@ class Table:
         ]
 
     @property
-    def cures(self) -> list[tuple[str, str]]:
-        """(scenario, variant) of all cures, and of what is harmless."""
-        return [
-            (name, variant)
-            for name, section in self._sections.items()
-            for variant in (*section.get("cures", ()), *section.get("harmless", ()))
-        ]
+    def harmless(self) -> list[tuple[str, str]]:
+        """(scenario, variant) of what looks wrong and is not."""
+        return [(name, variant) for name, section in self._sections.items() for variant in section.get("harmless", ())]
 
     def explored(self, name: str, variant: str = "", buffered: bool = True) -> Explored:
         """All that a scenario can end in."""
@@ -92,12 +81,7 @@ class Table:
         missing = set(self._sections[name]["legal"]) - set(found.outcomes)
         assert not missing, f"{name} never ends in {sorted(missing)}: take it out of {self.path.name}"
 
-    def check_fault(self, name: str) -> None:
-        """The product's fault is the one that is written down: no other outcome than that is illegal."""
-        found = self._illegal(name, self.explored(name))
-        assert found == sorted(self._sections[name]["illegal"]), f"{name} ends illegally in {found}"
-
-    def check_cure(self, name: str, variant: str) -> None:
+    def check_harmless(self, name: str, variant: str) -> None:
         """A variant has none of the illegal outcomes."""
         found = self.explored(name, variant)
         for outcome in self._illegal(name, found)[:1]:
@@ -109,7 +93,6 @@ class Table:
         buffered = variant in section.get("buffered", {})
         expected = section["buffered" if buffered else "mutants"][variant]
         assert expected, f"{name}, {variant}: a mutant without an illegal outcome shows nothing"
-        assert set(expected) - set(section.get("illegal", ())), f"{name}, {variant}: no worse than the product"
         found = self._illegal(name, self.explored(name, variant))
         assert found == sorted(expected), f"{name}, {variant}, ends illegally in {found}"
         plain = self._illegal(name, self.explored(name, variant, buffered=False))

@@ -67,23 +67,12 @@ def test_outcome_that_never_comes_is_refused(tmp_path: Path) -> None:
         'buffered."the load first" = ["0 0"]',  # caught without them
         'mutants."the load first" = ["0 0", "2 2"]',  # another outcome than the one listed
         'mutants."the load first" = []',
-        'mutants."the load first" = ["0 0"]\nillegal = ["0 0"]',  # what the product does anyway
     ],
 )
 def test_mutant_that_is_not_caught_as_listed(line: str, tmp_path: Path) -> None:
     made = table(tmp_path, LEGAL, line)
     with pytest.raises(AssertionError):
         made.check_mutant(*made.mutants[0])
-
-
-def test_fault_and_cure(tmp_path: Path) -> None:
-    made = table(tmp_path, 'legal = ["0 1", "1 0"]', 'fault = "why"', 'illegal = ["1 1"]', 'cures = ["no fence"]')
-    assert made.sound == [] and made.faults == {"crossed": "why"}
-    made.check_fault("crossed")
-    with pytest.raises(IllegalOutcome):
-        made.check_cure("crossed", "no fence")
-    with pytest.raises(AssertionError, match="ends illegally in"):
-        table(tmp_path, LEGAL, 'fault = "why"', 'illegal = ["0 0"]').check_fault("crossed")
 
 
 def test_table_and_models_name_the_same_scenarios(tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def recover(variant: str, changes: Sequence[Op]) -> Program:
 
 
 def lookup(variant: str, after: str = "") -> Program:
-    """Store._lookup() in the index of the daemon before; where that is stale, in the new one."""
+    """Reader.find() in the index of the daemon before; where that is stale, in the new one."""
 
     def run() -> Steps:
         if after:
@@ -184,18 +184,18 @@ def lookup(variant: str, after: str = "") -> Program:
 
 
 def lookup_in_thread() -> Steps:
-    """reader.find() and Session.stale as one thread sees them between whose calls others run: "stale" until renewed."""
+    """The kernel's find() as one thread sees them between whose calls others run: "stale" until renewed."""
     return "stale" if (yield load("mapped")) != (yield load("epoch")) else "11"
 
 
 def thread(variant: str) -> Program:
-    """Store._lookup() in one of two threads of a client; a new daemon runs, and K was there all the time."""
+    """Reader.find() in one of two threads of a client; a new daemon runs, and K was there all the time."""
 
     def run() -> Steps:
         found = yield from lookup_in_thread()
         stale = found == "stale"
-        if variant != "the look-up itself says stale":
-            stale = (yield from lookup_in_thread()) == "stale"  # Session.stale, asked after find() gave None
+        if variant == "stale is asked after the look-up":
+            stale = (yield from lookup_in_thread()) == "stale"
         if found == "stale" and stale:
             yield store("mapped", 2)  # renew(), under its lock
             found = yield from lookup_in_thread()

@@ -82,7 +82,7 @@ def recall(variant: str, lease: str) -> Steps:
     """core.recall()."""
     if (yield load("busy")) != 0:
         return
-    yield store("word", f"sealed {lease}" if variant == "a sealed word keeps its owner" else "sealed")
+    yield store("word", "sealed" if variant == "the sealed word has no owner" else f"sealed {lease}")
     if variant != "no fence in recall":
         yield fence()
     if variant != "no second look at busy" and (yield load("busy")) != 0:
@@ -116,7 +116,7 @@ def publish(lease: str) -> Steps:
 def seal_lease(variant: str) -> Steps:
     """core.seal_lease() for client 1."""
     word = yield load("word")
-    if word == "leased 1.1" or (word == "leased 1.2" and variant != "the message names its generation"):
+    if word == "leased 1.1" or (word == "leased 1.2" and variant == "the message names no generation"):
         yield from seal()
     yield store("seal", "done")
 

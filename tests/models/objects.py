@@ -1,7 +1,7 @@
 """Objects of several blocks: the root comes last, and whoever reads them while they are replaced gets one version or the other.
 
-The programs follow ObjectWriter._publish(), core.publish_record(), bury_object(), withdraw_orphans() and Store.get(),
-get_bytes(). One look stands for find(), which has a model of its own. Pins keep bytes, not items: a block may be withdrawn while
+The programs follow ObjectWriter._publish(), core.publish_record(), bury_object(), withdraw_orphans() and Store._blocks().
+One look stands for find(), which has a model of its own. Pins keep bytes, not items: a block may be withdrawn while
 its root is pinned.
 """
 
@@ -17,7 +17,7 @@ RETRIES = 3
 
 
 def assemble(variant: str) -> Steps:
-    """Store._find() and _children(): the version, "miss", or "replaced"."""
+    """Store._blocks(), one look: the version, "miss", or "replaced"."""
     root = yield load("root")
     if root == 0:
         return "miss"
@@ -28,11 +28,11 @@ def assemble(variant: str) -> Steps:
     return "replaced"
 
 
-def get(variant: str, retries: int = RETRIES) -> Program:
-    """Store.get(), a bounded number of times; get_bytes() looks once."""
+def get(variant: str) -> Program:
+    """Store.get() and get_bytes(), a bounded number of times."""
 
     def run() -> Steps:
-        for _ in range(RETRIES if variant == "get_bytes looks again" else retries):
+        for _ in range(1 if variant == "one look" else RETRIES):
             found = yield from assemble(variant)
             if found != "replaced":
                 return found
@@ -97,20 +97,11 @@ def outcome(words: Mapping[str, Any], got: Mapping[str, Any]) -> str:
     return f"{got['reader']}, an orphan is left" if left else got["reader"]
 
 
-def _replaced(variant: str, reader: Program) -> Model:
+def replaced(variant: str) -> Model:
+    """An object of two blocks is replaced while it is read; the writer may die at every step."""
     words = {"root": 1, "block of 1": 1, "block of 2": 0, "publish block": 0, "publish root": 0}
-    programs = {"reader": reader, "writer": writer(variant), "mutator": mutator(variant)}
+    programs = {"reader": get(variant), "writer": writer(variant), "mutator": mutator(variant)}
     return Model(words, programs, outcome, {"client": ["writer"]})
 
 
-def table_replaced(variant: str) -> Model:
-    """A table of two blocks is replaced while get() reads it; the writer may die at every step."""
-    return _replaced(variant, get(variant))
-
-
-def bytes_replaced(variant: str) -> Model:
-    """Bytes of two pieces are replaced while get_bytes() reads them."""
-    return _replaced(variant, get(variant, retries=1))
-
-
-SCENARIOS = (table_replaced, bytes_replaced)
+SCENARIOS = (replaced,)

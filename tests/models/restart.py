@@ -1,8 +1,9 @@
 """The daemon dies at every step of a publish, a delete and a move; the next one rebuilds the index from the records.
 
-The programs follow core.publish_record(), bury_object() and relink(), moves.Mover, survey.recover_record() and Store.delete().
-Key K lies in segment 7 ("k7"), its copy in 8. A record is its publish number: 0 unpublished, 5 published, "dead" buried, "" not
-committed. Readers look in the old index, then in the new one; what one has seen the next must not miss without a reason.
+The programs follow operations.publish_record(), bury_object() and relink(), moves.Mover, survey.recover_record() and
+Store.delete(). Key K lies in segment 7 ("k7"), its copy in 8. A record is its publish number: 0 unpublished, 5 published, "dead"
+buried, "dead, copied" buried during a move, "" not committed. Readers look in the old index, then in the new one; what one has
+seen the next must not miss without a reason.
 """
 
 from __future__ import annotations
@@ -15,10 +16,6 @@ from tierstore.emulation.interleave import Model, Op, Program, either, load, sto
 Steps = Generator[Op, Any, Any]
 Outcome = Callable[[Mapping[str, Any], Mapping[str, Any]], str]
 SEGMENTS = ("7", "8")
-
-# Cures.
-MARK_FIRST = "the mark before the removal"
-NUMBER_LAST = "the copy is numbered when it is linked"
 
 
 # --- programs: the daemon -------------------------------------------------------------------------------------------------
@@ -37,27 +34,27 @@ def publish(variant: str, item: str) -> Steps:
 
 
 def delete(variant: str, item: str) -> Steps:
-    """core.delete() of exactly the item that the message names: how many. bury_object() comes last."""
+    """operations.delete() of exactly the item that the message names: how many. bury_object() comes last."""
     named = yield load("argument")
     if (yield load(item)) != named:
         return 0
-    if MARK_FIRST in variant:
-        yield store(f"number{named[1:]}", "dead")
+    moved = variant != "the mark does not tell of a copy" and (yield load("moving")) == named
+    mark = store(f"number{named[1:]}", "dead, copied" if moved else "dead")
+    if variant not in ("no dead mark", "the removal before the mark"):
+        yield mark
     yield store(item, 0)
-    if MARK_FIRST not in variant and variant != "no dead mark":
-        yield store(f"number{named[1:]}", "dead")
+    if variant == "the removal before the mark":
+        yield mark
     return 1
 
 
 def relink(variant: str, item: str) -> Steps:
-    """core.relink() of the copy in segment 8."""
+    """operations.relink() of the copy in segment 8."""
     if (yield load(item)) == "k7":
-        if NUMBER_LAST in variant:
+        if (yield load("number8")) == 0 and variant != "the copy gets no number":
             yield store("number8", 5)
         yield store(item, "k8")
         yield store("number7", "dead")
-    elif variant == "relink does not look for the item":
-        yield store(item, "k8")
     else:
         yield store("number8", "dead")
 
@@ -69,6 +66,10 @@ def serve(variant: str, item: str, operations: Sequence[str]) -> Steps:
         asked = yield either(*((f"{operation} asked", 1) for operation in pending))
         operation = asked.removesuffix(" asked")
         pending.remove(operation)
+        if operation == "move":
+            yield store("moving", "k7")
+            yield store("begun", 1)
+            continue
         if operation == "relink":
             yield from relink(variant, item)
             continue
@@ -82,31 +83,45 @@ def mutator(variant: str, *operations: str) -> Program:
     return lambda: serve(variant, "item", operations)
 
 
-def mover(variant: str) -> Program:
-    """moves.Mover: copy_record() with its publish number, then ask for the relink. It dies with the mutator."""
+def mover(variant: str, staged: bool) -> Program:
+    """moves.Mover: tell that a move begins, list what is live, copy it, ask for the relink. staged: the copy goes to a file, its
+    publish number with it. It dies with the mutator."""
 
     def run() -> Steps:
+        if variant == "nobody is told of a move":
+            yield store("begun", 1)
+        else:
+            yield store("move asked", 1)
+        yield until("begun", 1)
+        if (yield load("item")) != "k7":
+            return
         number = yield load("number7")
         if variant == "the relink before the copy":
             yield store("relink asked", 1)
-        yield store("number8", 0 if NUMBER_LAST in variant else number)
+        yield store("number8", number if staged else 0)
         yield store("relink asked", 1)
 
     return run
 
 
 def recover(variant: str) -> Steps:
-    """survey.recover(): records that are published and not buried; the first found of one version is kept."""
-    kept = ""
+    """survey.recover(): records that are published and not buried; the first found of one version is kept. bury_copies():
+    the copy of what was deleted in a move is not."""
+    kept, deleted = "", False
     for segment in SEGMENTS:
         number = yield load(f"number{segment}")
-        if number in ("", 0) or (number == "dead" and variant != "recovery does not look at the dead mark"):
+        deleted |= number == "dead, copied"
+        if number in ("", 0) or (
+            str(number).startswith("dead") and variant != "recovery does not look at the dead mark"
+        ):
             continue
         if kept:
             yield store(f"number{segment}", "dead")
         else:
             kept = f"k{segment}"
             yield store("new item", kept)
+    if deleted and kept and variant != "copies are not buried":
+        yield store("new item", 0)
 
 
 def next_daemon(variant: str, operation: str) -> Program:
@@ -165,7 +180,8 @@ def reader() -> Steps:
 
 def memory(number: Any, item: Any) -> dict[str, Any]:
     words = {"number7": number, "number8": "", "item": item, "new item": 0, "epoch": 1, "serving": 0, "argument": ""}
-    asked = {f"{operation} asked": 0 for operation in ("publish", "delete", "relink")}
+    words |= {"moving": "", "begun": 0}
+    asked = {f"{operation} asked": 0 for operation in ("publish", "delete", "move", "relink")}
     return {**words, **asked, "head": 0, "result": 0}
 
 
@@ -215,8 +231,8 @@ def delete_dies(variant: str) -> Model:
 def move_dies(variant: str) -> Model:
     """A move."""
     programs = {
-        "mutator": mutator(variant, "relink"),
-        "mover": mover(variant),
+        "mutator": mutator(variant, "move", "relink"),
+        "mover": mover(variant, staged=False),
         "next": next_daemon(variant, "relink"),
         "reader": reader,
         "client": idle,
@@ -228,8 +244,8 @@ def delete_dies_in_a_move(variant: str) -> Model:
     """A delete of a key that is being moved."""
     programs = {
         "client": deleter,
-        "mutator": mutator(variant, "relink", "delete"),
-        "mover": mover(variant),
+        "mutator": mutator(variant, "move", "relink", "delete"),
+        "mover": mover(variant, staged=True),
         "next": next_daemon(variant, "delete"),
         "reader": reader,
     }

@@ -1,7 +1,7 @@
 """Who holds a slot: a client that attaches against a daemon that gives the slots of dead clients away.
 
 The programs follow Session._map() (lock, then look at state and nonce), Engine.reap_dead(), recovery._find_slots() and finish(),
-core.reap(). The lock is the kernel's: taken and dropped in one step.
+Mutator.reap(). The lock is the kernel's: taken and dropped in one step.
 """
 
 from __future__ import annotations
@@ -27,14 +27,12 @@ def attach() -> Steps:
 
 
 def reap(variant: str, locked: bool) -> Steps:
-    """core.reap() of a slot that nobody had locked."""
-    if variant == "reap holds the lock":
-        if (yield exchange("lock", 0, "daemon")) != 0:
-            return
-    elif locked:
+    """Mutator.reap(). locked: whether the slot was, some time before."""
+    holds = variant != "a look at the lock"
+    if locked if not holds else (yield exchange("lock", 0, "daemon")) != 0:
         return
     yield store("state", "free")
-    if variant == "reap holds the lock":
+    if holds:
         yield exchange("lock", "daemon", 0)
 
 
