@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 import tierstore
+from tierstore.ringbuf.native import batch_kernels
 
 from .data import GIB, KIB, MIB, batch, put_in_one_block, same_sum, size_text, sum_table
 from .harness import Bench, at_least, at_most, in_turns, ratios, seconds
@@ -58,7 +59,8 @@ def time_lookups(bench: Bench, store: tierstore.Store, keys: list[str]) -> None:
     native, x, total = store._session.native, store._session.x, len(keys)
     raw = np.frombuffer("".join(keys).encode(), "u1")
     contains, lookup, get_view = native.contains, native.lookup, native.get_view
-    assert all(contains(x, key) == 1 for key in keys) and native.pin_many(x, raw.ctypes.data, 16, total) == total
+    pin_many = batch_kernels().pin_many
+    assert all(contains(x, key) == 1 for key in keys) and pin_many(x, raw.ctypes.data, 16, total) == total
 
     def nothing() -> None:
         for _ in keys:
@@ -81,7 +83,7 @@ def time_lookups(bench: Bench, store: tierstore.Store, keys: list[str]) -> None:
         "contains": contains_all,
         "lookup": lookup_all,
         "view": view_all,
-        "kernel": lambda: native.pin_many(x, raw.ctypes.data, 16, total),
+        "kernel": lambda: pin_many(x, raw.ctypes.data, 16, total),
     }
     turns = bench.parameter("lookup_rounds", 3, 101)
     timed = in_turns({name: partial(seconds, action) for name, action in actions.items()}, turns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
+from functools import partial
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from tierstore.ringbuf.mutator import (
     Mutator,
 )
 
-from .moves import Mover, chosen
+from .moves import Mover
 from .policy import Policy
 
 # A segment with less than this share of live bytes is emptied into others instead of pushing anything out.
@@ -42,6 +43,11 @@ def _hot_share(rows: np.ndarray) -> float:
 def heat_of(rows: np.ndarray) -> np.ndarray:
     """The marks of listed records."""
     return rows[:-1, ROW_PACKED] >> np.uint64(8) & np.uint64(0xFF)
+
+
+def _at_least(threshold: float, rows: np.ndarray) -> np.ndarray:
+    """Which of the listed records were read so often."""
+    return np.asarray(heat_of(rows) >= threshold)
 
 
 class Cascade:
@@ -140,7 +146,7 @@ class Cascade:
             if self.mutator.free_count(number) <= self.mutator.reserve_count() and depth < 2:
                 if self.make_room(number, depth=depth + 1):
                     self.wait_free(number, 1)
-            moved = self.move(segment, self.records(segment), number)
+            moved = self.move(segment, number)
             if moved is not None:
                 self.mutator.count("demoted_bytes", moved)
                 return True
@@ -170,18 +176,24 @@ class Cascade:
         return True
 
     def _compact(self, number: int, share: float) -> bool:
-        """Empty the sealed segment with the fewest live bytes into another of the same arena."""
-        arena = self.mutator.arenas[number]
+        """Empty the sealed segment with the fewest live bytes into another of the same arena, if that frees one.
+
+        It does where a segment that moves are filling has room for them, or where the bytes of two segments fit into one.
+        """
+        arena, size = self.mutator.arenas[number], self.mutator.segment_bytes
         rows = self._table[arena.first : arena.first + arena.segment_count]
-        sealed = rows[:, 0] >> np.uint64(layout.STATE_SHIFT) == layout.STATE_SEALED
-        if not sealed.any():
-            return False
-        live = np.where(sealed, rows[:, layout.S_LIVE_BYTES // 8], np.uint64(2**63))
-        best = int(live.argmin())
-        if int(live[best]) > share * self.mutator.segment_bytes:
-            return False
-        segment = arena.first + best
-        return self.move(segment, self.records(segment), number) is not None
+        sealed = np.flatnonzero(rows[:, 0] >> np.uint64(layout.STATE_SHIFT) == layout.STATE_SEALED)
+        live = rows[sealed, layout.S_LIVE_BYTES // 8].astype("i8")
+        kinds = rows[sealed, layout.S_POOL // 8] << np.uint64(8) | rows[sealed, layout.S_CLASS // 8]
+        for at in np.argsort(live, kind="stable").tolist():
+            if live[at] > share * size:
+                return False
+            pool, kind = divmod(int(kinds[at]), 256)
+            same = live[kinds == kinds[at]]
+            two = np.partition(same, 1)[:2].sum() if len(same) > 1 else size + 1
+            if two <= size or live[at] <= self.mover.room_left(number, pool, kind):
+                return self.move(arena.first + int(sealed[at]), number) is not None
+        return False
 
     def _warmth(self, segment: int) -> float:
         return _hot_share(self.records(segment)) if self.mutator.heat_bytes(segment).any() else 0.0
@@ -206,15 +218,14 @@ class Cascade:
             victim, coldness = self._coldest() if replace else (None, 0.0)
             threshold = HEAT_RATIO * coldness + HEAT_TO_PROMOTE
             rows = self.records(segment)
-            hot = chosen(rows, heat_of(rows) >= threshold)
-            size = int(hot[:-1, ROW_LENGTH].sum())
+            size = int(rows[:-1, ROW_LENGTH][_at_least(threshold, rows)].sum())
             if not size:
                 if int(self.heats()[segment].max()) < threshold:
                     break  # the others are colder still
                 continue
             if not self._room_for(size, victim):
                 break
-            got = self.move(segment, hot, 0)
+            got = self.move(segment, 0, partial(_at_least, threshold))
             if got:
                 self.mutator.count("promoted_bytes", got)
                 moved += got

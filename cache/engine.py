@@ -14,7 +14,6 @@ from tierstore.ringbuf import core_state, layout
 from tierstore.ringbuf.client import ArenaInfo, Grant
 from tierstore.ringbuf.errors import Full
 from tierstore.ringbuf.mutator import Mutator
-from tierstore.ringbuf.region import lock_holder
 from tierstore.ringbuf.tier import Tier
 
 from .cascade import Cascade
@@ -202,8 +201,8 @@ class Engine:
         """
         with self._slots_turn:
             for slot in list(self.mutator.active_slots()):
-                if slot not in self.held_slots and lock_holder(self.mutator.locks_fd, slot) == 0:
-                    self.mutator.submit(layout.OP_REAP, offset=slot)
+                if slot not in self.held_slots:
+                    self.mutator.reap(slot)
 
     # --- clients ------------------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """Copying blocks from segment to segment, across tiers, so that a death at any point loses none and finds none twice.
 
 A move copies records into a segment leased by the daemon itself, makes them durable where the target promises it, and only
-then asks the mutator to relink the index. A death before the relink leaves copies that nothing points to; one after it
-leaves originals that are marked dead.
+then asks the mutator to relink the index. A death before the relink leaves copies of which one or the other is kept; one
+after it leaves originals that are marked dead. What is deleted during a move is marked so that its copies are dead too.
 """
 
 from __future__ import annotations
@@ -74,11 +74,28 @@ class Mover:
         image = SegmentImage(self.mutator, segment)  # a name keeps its memory mapped during the call
         return self.mutator.list_live(segment, image.address)
 
-    def move(self, source: int, rows: np.ndarray, number: int, pinned: bool | None = None) -> int | None:
-        """Move listed records of one segment to a tier; bytes written there, None if there was no room.
+    def move(
+        self,
+        source: int,
+        number: int,
+        keep: Callable[[np.ndarray], np.ndarray] | None = None,
+        pinned: bool | None = None,
+    ) -> int | None:
+        """Move records of one segment to a tier; bytes written there, None if there was no room.
 
-        pinned: make the copies pinned or not; None leaves their class.
+        keep: which of the listed records (a mask); default all. pinned: make the copies pinned or not; None leaves their class.
         """
+        self.mutator.submit(layout.OP_MOVING, source, 1)  # before they are listed; see operations.delete()
+        try:
+            rows = self.records(source)
+            moved = self._move_rows(source, rows if keep is None else chosen(rows, keep(rows)), number, pinned)
+        finally:
+            self.mutator.submit(layout.OP_MOVING, source, 0)
+        if not self.mutator.address(source):
+            self.mutator.arena_of(source).sync()  # buried originals must not come back when the copies are deleted
+        return moved
+
+    def _move_rows(self, source: int, rows: np.ndarray, number: int, pinned: bool | None) -> int | None:
         if len(rows) < 2:
             return 0
         pool = self.mutator.segment_field(source, layout.S_POOL)
@@ -90,8 +107,6 @@ class Mover:
             if copied is None:
                 return None
             moved += copied
-        if not self.mutator.address(source):
-            self.mutator.arena_of(source).sync()  # buried originals must not come back when the copies are deleted
         return moved
 
     def _move_class(self, source: int, image: int, rows: np.ndarray, number: int, pool: int, kind: int) -> int | None:
@@ -132,7 +147,8 @@ class Mover:
     def _copy(self, target: Target, image: int, rows: np.ndarray, first: int, kind: int) -> int:
         """Copy as many records as fit from ``first`` on; the position of the next. Damaged ones get length 0."""
         total, generation = len(rows) - 1, self.mutator.generation(target.segment)
-        flush, state = int(target.tier.kind == layout.KIND_PMEM), ctypes.addressof(self._hash_state)
+        flush, staged = int(target.tier.kind == layout.KIND_PMEM), int(target.staging is not None)
+        state = ctypes.addressof(self._hash_state)
         native, size = self.mutator.native, self.mutator.segment_bytes
         if not target.tier.compress and not codec_of(rows).any():
             position = native.copy_records(
@@ -146,6 +162,7 @@ class Mover:
                 generation,
                 kind,
                 flush,
+                staged,
                 state,
             )
             target.offset = int(rows[total, 0])
@@ -158,7 +175,7 @@ class Mover:
                 return position
             at = target.address + target.offset
             if made is None:  # as it is
-                done = native.copy_record(at, head, length, generation, kind, flush, state)
+                done = native.copy_record(at, head, length, generation, kind, flush, staged, state)
             else:
                 done = native.recode_record(
                     at,
@@ -170,6 +187,7 @@ class Mover:
                     generation,
                     kind,
                     flush,
+                    staged,
                     state,
                 )
             rows[position, ROW_LENGTH] = length if done else 0
@@ -237,10 +255,16 @@ class Mover:
 
     def _finish(self, name: tuple[int, int, int]) -> None:
         target = self._targets.pop(name)
-        self.mutator.submit(layout.OP_SEAL, target.segment, end=target.offset)
+        generation = self.mutator.generation(target.segment)
+        self.mutator.submit(layout.OP_SEAL, target.segment, generation, end=target.offset)
         self._sealed(target.segment)
         if target.staging is not None:
             self._staging.append(target.staging)
+
+    def room_left(self, number: int, pool: int, kind: int) -> int:
+        """Bytes left in the segment that moves to a tier are filling, 0 if there is none."""
+        target = self._targets.get((number, pool, kind))
+        return self.mutator.segment_bytes - target.offset if target is not None else 0
 
     def finish_tier(self, number: int) -> None:
         """Seal a tier's open targets, so that what lies in them can move on."""

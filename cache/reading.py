@@ -14,7 +14,7 @@ from tierstore.ringbuf import layout
 from tierstore.ringbuf import session as words
 from tierstore.ringbuf.client import Session
 from tierstore.ringbuf.codes import STALE
-from tierstore.ringbuf.errors import CorruptionError, InvalidKey, NotFound
+from tierstore.ringbuf.errors import Closed, CorruptionError, InvalidKey, NotFound
 
 from . import codec
 from .appender import record_bytes
@@ -130,14 +130,23 @@ class Reader:
                 fields = self._native.lookup(self._x, key, index, version, skip, 1)
             except (TypeError, UnicodeEncodeError) as error:
                 raise InvalidKey(f"key {key!r:.60} is not text that UTF-8 can write: {error}") from None
-            if fields is None or fields == STALE:
+            if fields is None:
                 return None
+            if fields == STALE:
+                self._renew()
+                continue
             if fields[1]:
                 return Found(self.session, fields)
             found = self._from_disk(key, index, version, fields[9], fields[0])
             if found is not None:
                 return found
             skip += 1
+
+    def _renew(self) -> None:
+        """A new daemon runs: look again in its index."""
+        if self.session.closed:
+            raise Closed("this store was closed; open or connect again")
+        self.session.renew()
 
     def place(self, key: str) -> int:
         """The index place of a key's root, as messages carry it."""

@@ -9,6 +9,7 @@ import ctypes
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from tierstore.ringbuf.mutator import ROW_EXPIRY, ROW_ITEM, ROW_OFFSET, ROW_PACK
 from tierstore.ringbuf.recovery import SegmentImage
 
 from .engine import Engine
-from .moves import chosen
 from .reading import Found, Reader
 
 MOVE_WAIT_S = 20.0
@@ -163,9 +163,8 @@ class Requests:
                     # What is unpinned where all is pinned goes down; a tier may have several arenas.
                     choices = [place, *engine.cascade.slower(place)] if numbers is None else numbers
                     choices = [place] if numbers is not None and place in numbers else choices
-                    rows = engine.cascade.records(segment)
-                    one = chosen(rows, rows[:-1, ROW_ITEM] == block.item & (2**64 - 1))
-                    tries = (engine.cascade.move(segment, one, target, pinned) for target in choices)
+                    only = partial(_is_item, block.item & (2**64 - 1))
+                    tries = (engine.cascade.move(segment, target, only, pinned) for target in choices)
                     moved = next((got for got in tries if got is not None), None)
                     if moved is None:
                         engine.cascade.make_room(choices[0])
@@ -310,6 +309,11 @@ class Requests:
                 key = ctypes.string_at(head + layout.RECORD_HEADER_BYTES, key_bytes).decode(errors="replace")
                 problems.append(f"segment {segment} at {offset}: payload of {key!r:.80} is not what was written")
         return problems
+
+
+def _is_item(item: int, rows: np.ndarray) -> np.ndarray:
+    """Which of the listed records an index item names."""
+    return np.asarray(rows[:-1, ROW_ITEM] == item)
 
 
 def _new_tier(kind: int, clients: dict[str, int]) -> dict[str, Any]:

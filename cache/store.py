@@ -14,7 +14,7 @@ import pyarrow as pa
 from tierstore.ringbuf import guard, layout
 from tierstore.ringbuf import session as words
 from tierstore.ringbuf.client import Session
-from tierstore.ringbuf.codes import MISS, STALE
+from tierstore.ringbuf.codes import MAPPED, MISS
 from tierstore.ringbuf.errors import Closed, CorruptionError, NotFound, TierstoreError
 
 from .appender import Appender, ObjectWriter, RowTooLarge, expiry_of
@@ -27,10 +27,6 @@ LARGE_VALUE_BYTES = 256 << 10
 # Tables in many small chunks are combined: a block costs microseconds on every read.
 SMALL_CHUNK_BYTES = 64 << 10
 REPLACED_RETRIES = 100
-
-
-class _Replaced(NotFound):
-    """Blocks of an object vanished while it was read."""
 
 
 class Control(Protocol):
@@ -174,16 +170,8 @@ class Store:
         Raises:  NotFound (a KeyError), CorruptionError, TierstoreError if the key holds bytes (use get_bytes).
         """
         self._check_open()
-        for attempt in range(REPLACED_RETRIES):
-            root = self._find(key)
-            try:
-                blocks = [*self._children(key, root), root]
-                tables = self._decode(key, blocks, verify)
-            except _Replaced:  # between its root and its other blocks; the key itself was there all the time
-                if attempt == REPLACED_RETRIES - 1:
-                    raise
-                continue
-            break
+        blocks = self._blocks(key)
+        tables = self._decode(key, blocks, verify)
         table = tables if isinstance(tables, pa.Table) else pa.Table.from_batches(tables)
         chosen = table.select(columns) if columns is not None else table
         if self._session.injecting:
@@ -211,12 +199,14 @@ class Store:
             return decode_stream(pa.py_buffer(self._assemble(blocks, verify)))
         raise TierstoreError(f"key {key!r} holds bytes, not a table: read it with get_bytes()")
 
-    def _children(self, key: str, root: Found) -> Iterator[Found]:
-        for index in range(1, root.block_count):
-            block = self._reader.find(key, index, root.version)
-            if block is None:
-                raise _Replaced(f"key {key!r} was removed or replaced while it was read; read it again")
-            yield block
+    def _blocks(self, key: str) -> list[Found]:
+        """All blocks of an object, the root last. Where it is replaced between the first look and the last: of the next version."""
+        for _ in range(REPLACED_RETRIES):
+            root = self._find(key)
+            blocks = [self._reader.find(key, index, root.version) for index in range(1, root.block_count)]
+            if None not in blocks:
+                return [*(block for block in blocks if block is not None), root]
+        raise NotFound(f"key {key!r:.200} was replaced {REPLACED_RETRIES} times while it was read; read it again")
 
     def _assemble(self, blocks: list[Found], verify: bool) -> bytearray:
         """The pieces of a payload, copied together."""
@@ -227,7 +217,7 @@ class Store:
         return whole
 
     def _find(self, key: str) -> Found:
-        found = self._lookup(key)
+        found = self._reader.find(key, 0, 0)
         if found is None:
             raise self._missing(key)
         return found
@@ -238,13 +228,6 @@ class Store:
         if lost:
             return CorruptionError(min(lost), 0, f"all of the store, and in it perhaps {key!r:.60}", "a truncated file")
         return NotFound(f"key {key!r:.200} is not in the store")
-
-    def _lookup(self, key: str) -> Found | None:
-        found = self._reader.find(key, 0, 0)
-        if found is None and self._session.stale:
-            self._control.renew(self._session)
-            found = self._reader.find(key, 0, 0)
-        return found
 
     def get_bytes(self, key: str) -> memoryview:
         """The value under a key as a read-only view, without copying (values cut into pieces are copied).
@@ -282,13 +265,14 @@ class Store:
 
     def _slow_view(self, key: str, code: int | None) -> memoryview:
         """Values on disk, in pieces, or behind a new daemon's index."""
-        if code is None and not self._session.stale:
+        if code is None:
             raise self._missing(key)
-        root = self._find(key)
+        blocks = self._blocks(key)
+        root = blocks[-1]
         if root.kind == layout.KIND_BYTES:
             return memoryview(root.payload(False)).cast("B")[: root.value_bytes].toreadonly()
         if root.kind == layout.KIND_BYTES_PIECE:
-            return memoryview(self._assemble([*self._children(key, root), root], False)).toreadonly()
+            return memoryview(self._assemble(blocks, False)).toreadonly()
         raise TierstoreError(f"key {key!r} holds a table, not bytes: read it with get()")
 
     def __contains__(self, key: str) -> bool:
@@ -298,10 +282,7 @@ class Store:
         except (TypeError, UnicodeEncodeError):
             check_key(key)
             raise
-        if code == STALE:
-            self._control.renew(self._session)
-            code = self._native.contains(self._x, key)
-        return bool(code != MISS) if code in (MISS, 1) else self._reader.find(key, 0, 0) is not None
+        return code == MAPPED if code in (MISS, MAPPED) else self._reader.find(key, 0, 0) is not None
 
     def keys(self, prefix: str = "") -> list[str]:
         """All keys that begin with a prefix, sorted. Cost: a walk over all blocks in the daemon."""
@@ -320,7 +301,7 @@ class Store:
         self._check_open()
         place, epoch, root = self._reader.place(key), self._session.epoch, self._find(key)
         while self._session.submit(self._control.alive, layout.OP_DELETE, 0, place, 0, root.item) != 1:
-            if self._session.epoch != epoch and self._lookup(key) is None:
+            if self._session.epoch != epoch and self._reader.find(key, 0, 0) is None:
                 return  # carried out by a daemon that died before it answered
             root = self._find(key)  # replaced or moved meanwhile
 

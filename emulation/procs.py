@@ -37,9 +37,20 @@ class Daemon:
 
     def start(self) -> Daemon:
         """Start it, and return once it answers."""
+        self.launch()
+        return self.answering()
+
+    def launch(self, **environment: str) -> subprocess.Popen[bytes]:
+        """Start it with more environment variables; returns at once."""
         command = [sys.executable, "-m", "tierstore.service.cli", "serve", *self.arguments]
+        environment = {**os.environ, **environment}
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(command, stderr=log, stdout=log, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(command, stderr=log, stdout=log, stdin=subprocess.DEVNULL, env=environment)
+        return self.process
+
+    def answering(self) -> Daemon:
+        """Return once it answers."""
+        assert self.process is not None
         deadline = time.monotonic() + START_S
         while True:
             try:
@@ -242,6 +253,21 @@ def opened(*options: str) -> None:
         say(type(error).__name__, str(error))
 
 
+def deleted_while_moved(key: str, *options: str) -> None:
+    """Put a key, move it to pmem, delete it when it is copied and not yet relinked, and die of SIGKILL there."""
+    store = tierstore.open(**dict(option.split("=", 1) for option in options))  # type: ignore[arg-type]
+    store.put_bytes(key, b"x" * 1000, keep=True)
+
+    def at_step(name: str) -> None:
+        if name == "move.persisted":
+            store.delete(key)
+            say("deleted", key not in store)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    store._control.engine.cascade.mover._step = at_step  # type: ignore[attr-defined]
+    store.pin(key, "pmem")
+
+
 def truncated(socket: str) -> None:
     """Read a key, and again at each word, saying what comes of it; somebody truncates the file meanwhile."""
     store = tierstore.connect(socket)
@@ -253,7 +279,10 @@ def truncated(socket: str) -> None:
     os._exit(0)  # nothing can be given back in order
 
 
-BODIES = {body.__name__: body for body in (truncated, holder, reader_writer, reader, forker, crowd, opened)}
+BODIES = {
+    body.__name__: body
+    for body in (truncated, holder, reader_writer, reader, forker, crowd, opened, deleted_while_moved)
+}
 
 
 if __name__ == "__main__":

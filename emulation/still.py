@@ -174,13 +174,13 @@ class StillStore:
     def seal(self, tier: int, kind: int = layout.CLASS_KEEP) -> int:
         """Give the open lease of a tier back; its segment."""
         segment, _ = self._leases.pop((tier, kind))
-        self.mutator.submit(layout.OP_SEAL, segment)
+        self.mutator.submit(layout.OP_SEAL, segment, self.mutator.generation(segment))
         return segment
 
     def move(self, segment: int, tier: int) -> None:
         """Move all of a sealed segment to a tier, as demotion does."""
         self.mutator.cpu = POLICY
-        if self.mover.move(segment, self.mover.records(segment), tier) is None:
+        if self.mover.move(segment, tier) is None:
             raise Violation(f"no room to move segment {segment} to tier {tier}")
 
     def delete(self, key: str) -> None:

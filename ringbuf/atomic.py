@@ -134,6 +134,20 @@ def fence(typingctx):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def prefetch(typingctx, address):  # type: ignore[no-untyped-def]
+    """Begin to load a line that will be read soon; any address will do."""
+
+    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        pointer = builder.inttoptr(arguments[0], _I8.as_pointer())
+        builder.call(function, [pointer, _I32(0), _I32(3), _I32(1)])  # for reading, into all caches, data
+        return context.get_dummy_value()
+
+    return types.none(types.int64), codegen
+
+
+@intrinsic
 def shift_right(typingctx, value, bits):  # type: ignore[no-untyped-def]
     """Logical shift right; ``>>`` on an int64 drags the sign along."""
 

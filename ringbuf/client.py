@@ -14,7 +14,7 @@ import numpy as np
 
 from . import layout
 from . import session as words
-from .codes import WAIT_TIMED_OUT
+from .codes import RING_FULL, WAIT_TIMED_OUT
 from .errors import Closed, Full, PeerLost, TierstoreError
 from .native import kernels
 from .pintype import pin_type
@@ -278,9 +278,10 @@ class Session:
             if self.closed:
                 raise Closed("this store was closed; open or connect again")
             clients = self.clients.address
-            result = self.native.submit(
-                self.slot_address, clients, operation, segment, offset, end, argument, self.x + words.X_TRAP
-            )
+            message = (self.slot_address, clients, operation, segment, offset, end, argument, self.x + words.X_TRAP)
+            while (result := self.native.submit(*message)) == RING_FULL:
+                alive()
+                time.sleep(LEASE_POLL_S)
             while result == WAIT_TIMED_OUT:
                 alive()
                 if self.stale:
@@ -342,7 +343,7 @@ class Session:
 
     def seal(self, alive: Callable[[], None], lease: Lease) -> None:
         """Give a lease back."""
-        self.submit(alive, layout.OP_SEAL, lease.segment)
+        self.submit(alive, layout.OP_SEAL, lease.segment, int(lease.words[words.L_GENERATION // 8]))
 
     def after_fork(self) -> None:
         """In a forked child: cut the inherited row and slot off, so that dropping inherited views unpins nothing."""

@@ -28,9 +28,8 @@ from .core_state import (
     D_TRAP,
 )
 from .counters import daemon_index
-from .index import (
-    tally,
-)
+from .drops import drop_range, drop_segment
+from .index import tally
 from .jit import helper, kernel
 from .layout import (
     B_DOORBELL,
@@ -47,6 +46,7 @@ from .layout import (
     OP_DELETE,
     OP_DROP,
     OP_LEASE,
+    OP_MOVING,
     OP_PUBLISH,
     OP_QUARANTINE,
     OP_REAP,
@@ -64,8 +64,6 @@ from .layout import (
 from .operations import (
     back,
     delete,
-    drop_range,
-    drop_segment,
     lease,
     publish,
     reap,
@@ -73,17 +71,13 @@ from .operations import (
     seal_lease,
     set_aside,
 )
-from .records import (
-    step,
-    system_call,
-)
+from .records import step, system_call
 from .segments import (
     drain,
+    hold,
     retire,
 )
-from .steps import (
-    ANSWER_STORED,
-)
+from .steps import ANSWER_STORED
 from .writer import FUTEX_WAIT, FUTEX_WAKE, SYS_FUTEX
 
 COUNT_REFUSED = daemon_index("refused")
@@ -106,7 +100,7 @@ def carry_out(d, slot, operation, segment, offset, end, argument):
     if operation == OP_DELETE:
         return delete(d, offset, argument)
     if operation == OP_SEAL:
-        return seal_lease(d, slot, segment, end)
+        return seal_lease(d, slot, segment, offset, end)
     if slot != 0:
         return RESULT_REFUSED
     if operation == OP_RELINK:
@@ -122,6 +116,8 @@ def carry_out(d, slot, operation, segment, offset, end, argument):
         return reap(d, offset)
     if operation == OP_QUARANTINE:
         return set_aside(d, segment)
+    if operation == OP_MOVING:
+        return hold(d, segment, offset)
     return RESULT_REFUSED
 
 

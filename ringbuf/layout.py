@@ -55,7 +55,7 @@ R_BLOCK_INDEX = 48  # 32 bit; 0 is the root, which is published last
 R_BLOCK_COUNT = 52  # 32 bit; root: blocks of the object (its rows come last); 0 in the others
 R_HEADER_HASH = 56  # over bytes 16 to 55, 72 to 127 and the key
 # second line
-R_PUBLISHED = 64  # daemon: 0 unpublished; checked: the publish sequence; or DEAD
+R_PUBLISHED = 64  # daemon: 0 unpublished; checked: the publish sequence; DEAD or DEAD_COPIED
 R_EXPIRY = 72  # unix milliseconds, 0 never
 R_VALUE_BYTES = 80  # payload without its padding, before any codec
 R_ROWS = 88  # rows in this block
@@ -65,7 +65,9 @@ R_SCHEMA_BYTES = 100  # 32 bit; schema message at the start of the payload
 R_OBJECT_BYTES = 104  # root: value bytes of all blocks
 R_OBJECT_ROWS = 112  # root: rows of all blocks
 R_STORED_BYTES = 120  # payload bytes that carry data after the codec
-DEAD = 0x5EAD0BAD5EAD0BAD  # far from every word with right check bits
+# Far from every word with right check bits, and from each other. COPIED: deleted while a move was copying it, so that a copy
+# which nobody linked before a death is dead too.
+DEAD, DEAD_COPIED = 0x5EAD0BAD5EAD0BAD, 0x5EADF4525EADF452
 # Check bits of words that no other checksum covers: value:48 | fold:15, where every bit of the value turns one bit of the fold.
 CHECKED_BITS, FOLD_BITS = 48, 15
 
@@ -150,7 +152,7 @@ M_END = 32
 M_ARG = 40
 OP_LEASE, OP_PUBLISH, OP_DELETE, OP_SEAL = 1, 2, 3, 4
 # only accepted from slot 0, the daemon's own
-OP_RELINK, OP_DROP, OP_RETIRE, OP_BACKED, OP_REAP, OP_QUARANTINE = 16, 17, 18, 19, 20, 21
+OP_RELINK, OP_DROP, OP_RETIRE, OP_BACKED, OP_REAP, OP_QUARANTINE, OP_MOVING = 16, 17, 18, 19, 20, 21, 22
 RESULT_NONE_FREE, RESULT_QUOTA, RESULT_REFUSED, RESULT_INDEX_FULL = -1, -2, -3, -4
 
 # --- Index: buckets of one line, writer: daemon -----------------------------------------------------------------------------------

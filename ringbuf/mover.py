@@ -25,10 +25,10 @@ from .xxh3 import COPY_STREAM, STRIPE_BYTES, hash_begin, hash_end, hash_stripes
 
 
 @helper
-def claim_copy(target, source, length, generation):
+def claim_copy(target, source, length, generation, staged):
     """Claim room for a copy and bring header and key over; the offset of the payload, 0 if the source is damaged.
 
-    The publish sequence goes along: a copy left behind by a death is told apart by version and place only.
+    staged: 1 where the copy goes to a file later, and cannot be numbered when it is linked: its publish number comes along.
     """
     store(target + R_GENERATION, checked(generation))
     store(target + R_PUBLISHED, 0)
@@ -37,7 +37,8 @@ def claim_copy(target, source, length, generation):
     if start > length or header_hash(source) != load(source + R_HEADER_HASH):
         return 0
     for offset in range(16, start, 8):
-        store(target + offset, load(source + offset))
+        if offset != R_PUBLISHED or staged == 1:
+            store(target + offset, load(source + offset))
     return start
 
 
@@ -46,22 +47,21 @@ def commit_copy(target, start, length, kind, flush):
     """Give a filled copy its class and its header's hash, and commit it."""
     store8(target + R_CLASS, kind)
     store(target + R_HEADER_HASH, header_hash(target))
-    if flush == 1:
-        flush_range(target, start)
-    store_fence()
+    # Nobody looks at a copy before it is numbered and linked, so its own stores need no order among themselves.
     store_release(target + R_LENGTH, length)  # SYNC record.length
     if flush == 1:
-        flush_range(target, 8)
-        store_fence()
+        flush_range(target, start)
+    store_fence()  # all of it, streamed payload too, before the message that asks for the link
 
 
 @kernel(nogil=True)
-def copy_record(target, source, length, generation, kind, flush, state):
+def copy_record(target, source, length, generation, kind, flush, staged, state):
     """Copy one committed record to claimed room, checking its payload on the way; 1, or 0 if it is not what was written.
 
-    kind: the class of the copy. flush: 1 where the target's lines must be written back. state: 72 scratch bytes.
+    kind: the class of the copy. flush: 1 where the target's lines must be written back. staged: see claim_copy().
+    state: 72 scratch bytes.
     """
-    start, payload = claim_copy(target, source, length, generation), load32(source + R_PAYLOAD_BYTES)
+    start, payload = claim_copy(target, source, length, generation, staged), load32(source + R_PAYLOAD_BYTES)
     if start == 0 or start + payload > length:
         return 0
     hash_begin(state)
@@ -74,13 +74,13 @@ def copy_record(target, source, length, generation, kind, flush, state):
 
 
 @kernel(nogil=True)
-def recode_record(target, source, payload, stored_bytes, codec, length, generation, kind, flush, state):
+def recode_record(target, source, payload, stored_bytes, codec, length, generation, kind, flush, staged, state):
     """Copy a record under another codec: its payload, compressed or not any more, lies at ``payload``.
 
     stored_bytes: of the payload, which is followed by zeros to whole stripes. The caller has checked the old payload's hash.
     1, or 0 if the header is not what was written. The other arguments are those of copy_record().
     """
-    start = claim_copy(target, source, length, generation)
+    start = claim_copy(target, source, length, generation, staged)
     if start == 0:
         return 0
     padded = (stored_bytes + STRIPE_BYTES - 1) & ~(STRIPE_BYTES - 1)
@@ -96,7 +96,7 @@ def recode_record(target, source, payload, stored_bytes, codec, length, generati
 
 
 @kernel(nogil=True)
-def copy_records(target, offset, room, image, rows, first, total, generation, kind, flush, state):
+def copy_records(target, offset, room, image, rows, first, total, generation, kind, flush, staged, state):
     """Copy listed records one after the other while they fit; the position of the first that did not.
 
     target, room: the segment being filled, its size; offset: where to begin. rows: see survey.list_live(); the length of
@@ -109,7 +109,7 @@ def copy_records(target, offset, room, image, rows, first, total, generation, ki
         length = load(row + 24)
         if offset + length > room or offset >= RECORD_START_LIMIT:
             break
-        if copy_record(target + offset, image + load(row + 16), length, generation, kind, flush, state) == 1:
+        if copy_record(target + offset, image + load(row + 16), length, generation, kind, flush, staged, state) == 1:
             offset += length
         else:
             store(row + 24, 0)

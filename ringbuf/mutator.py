@@ -18,7 +18,7 @@ from .counters import CLIENT, DAEMON
 from .errors import ConfigError, PeerLost
 from .native import daemon_kernels
 from .recovery import Recovery, finish, recover
-from .region import PAGE_BYTES, Mapping, create_file, lock_holder, reserve, round_up, try_lock
+from .region import PAGE_BYTES, Mapping, create_file, lock_holder, reserve, round_up, try_lock, unlock
 from .steps import Trap
 from .tier import Tier
 
@@ -335,6 +335,7 @@ class Mutator:
         # What the last daemon asked of itself died with it: its messages name addresses of that process.
         own = self.slot_address(0)
         self._put(own + layout.P_HEAD, self._get(own + layout.P_TAIL))
+        ctypes.memset(own + self.row_offset, 0, self.segment_count * layout.PIN_BYTES)  # and so did its moves
         found = recover(self)
         self._start()
         finish(self, found)
@@ -386,6 +387,17 @@ class Mutator:
                 self.raise_slot_high(slot + 1)
                 return slot
         return -1
+
+    def reap(self, slot: int) -> bool:
+        """Take back what a client held, if it is gone; False if it lives.
+
+        The slot's lock is held meanwhile: a client that was granted the slot and attaches just now is told to connect again.
+        """
+        if not try_lock(self.locks_fd, slot):
+            return False
+        self.submit(layout.OP_REAP, offset=slot)
+        unlock(self.locks_fd, slot)
+        return True
 
     def raise_slot_high(self, count: int) -> None:
         """Slots below this are looked at."""

@@ -23,6 +23,12 @@ def kernels() -> SimpleNamespace:
 
 
 @lru_cache(maxsize=1)
+def batch_kernels() -> SimpleNamespace:
+    """Those of batch.py."""
+    return load(["tierstore.ringbuf.batch"])
+
+
+@lru_cache(maxsize=1)
 def daemon_kernels() -> SimpleNamespace:
     """A client's kernels and the daemon's (about 10 s more on the first call on a machine)."""
     client, daemon = kernels(), load(DAEMON_MODULES)

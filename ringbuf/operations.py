@@ -1,4 +1,4 @@
-"""What messages ask of the mutator: lease, publish, delete, relink, drop, reap, recall.
+"""What messages ask of the mutator: lease, publish, delete, relink, reap, recall; drops.py has the rest.
 
 Callers: the mutator thread (core.py). Each is bounded by one segment, or one object, and safe to be repeated.
 """
@@ -60,6 +60,8 @@ from .layout import (
     ACCESS_SHIFT,
     C_ARENAS,
     C_FREE,
+    DEAD,
+    DEAD_COPIED,
     GENERATION_MASK,
     GRANULE,
     KEY_BYTES_MAX,
@@ -108,6 +110,8 @@ from .records import (
 )
 from .segments import (
     bury,
+    mark_dead,
+    moving_cell,
     next_sequence,
     persist_published,
     pop_free,
@@ -116,20 +120,19 @@ from .segments import (
     write_segment_header,
 )
 from .steps import (
-    DROP_WITHDRAWN,
+    DELETE_MARKED,
     LEASE_MARKED,
     LEASE_POPPED,
     PUBLISH_INDEXED,
     PUBLISH_NUMBERED,
     PUBLISH_SWAPPED,
+    RECALL_MARKED,
     RELINK_LINKED,
 )
 
 COUNT_PUBLISHED = daemon_index("published")
 COUNT_DELETED = daemon_index("deleted")
 COUNT_REPLACED = daemon_index("replaced")
-COUNT_DROPPED = daemon_index("dropped_blocks")
-COUNT_DROPPED_BYTES = daemon_index("dropped_bytes")
 COUNT_RELINKED = daemon_index("relinked")
 COUNT_LEASES = daemon_index("leases")
 COUNT_RECALLED = daemon_index("recalled")
@@ -197,6 +200,7 @@ def recall(d, arena):
 
     Also one of the client that asks: of another pool or class, or granted by a daemon that died before it answered.
     Order: the word says SEALED, fence, then the owner's busy count; the owner raises busy, then looks at the word.
+    Dies: in between, the word still names the owner, and recovery gives a living one its lease back.
     """
     entry = load(d + D_CONTROL) + C_ARENAS + 64 * arena
     first = load(entry + A_FIRST)
@@ -208,8 +212,8 @@ def recall(d, arena):
         busy = load(d + D_SLOTS) + owner * load(d + D_SLOT_STRIDE) + P_BUSY
         if load(busy) != 0:
             continue
-        generation = word & GENERATION_MASK
-        store(entry_of(d, segment) + S_WORD, word_of(STATE_SEALED, 0, generation))
+        store(entry_of(d, segment) + S_WORD, word_of(STATE_SEALED, owner, word & GENERATION_MASK))
+        step(d + D_TRAP, RECALL_MARKED)
         fence()
         if load_acquire(busy) != 0:  # SYNC lease: the owner is in an append and keeps it
             store(entry_of(d, segment) + S_WORD, word)
@@ -268,7 +272,7 @@ def publish_record(d, segment, offset, head, length):
         persist_published(d, segment, head)
         store_release(old, item)  # SYNC index.item: pairs with load_acquire in find(); old version out, new one in
         step(d + D_TRAP, PUBLISH_SWAPPED)
-        bury_object(d, replaced, key, size, place)
+        bury_object(d, replaced, key, size, place, DEAD)
         tally(d, COUNT_REPLACED, 1)
     tally(d, COUNT_PUBLISHED, 1)
     return 1
@@ -303,14 +307,14 @@ def account(d, segment, offset, head, length):
 
 
 @helper
-def bury_object(d, root_item, key, size, key_hash):
+def bury_object(d, root_item, key, size, key_hash, mark):
     """Bury the root that an item named (it is out of the index already) and withdraw its other blocks."""
     segment, offset = (root_item >> SEGMENT_SHIFT) & SEGMENT_MASK, item_offset(root_item)
     head = head_at(d, segment, offset)
     if head == 0:
         return
     version, blocks, length = load(head + R_VERSION), load32(head + R_BLOCK_COUNT), load(head + R_LENGTH)
-    bury(d, segment, offset, length)
+    bury(d, segment, offset, length, mark)
     for block_index in range(1, blocks):
         withdraw_block(d, key, size, place_of(key_hash, block_index), block_index, version)
 
@@ -326,7 +330,7 @@ def withdraw_block(d, key, size, place, block_index, version):
     head = head_at(d, segment, offset)
     length = load(head + R_LENGTH) if head != 0 else 0  # 0: the disk could not be read; the count stays too high
     remove(d, place, address)
-    bury(d, segment, offset, length)
+    bury(d, segment, offset, length, DEAD)
 
 
 @helper
@@ -349,8 +353,11 @@ def delete(d, place, item):
     if head == 0 or load32(head + R_BLOCK_INDEX) != 0:
         return RESULT_REFUSED
     size, copy = load16(head + R_KEY_BYTES), key_copy(d, head)
+    mark = DEAD_COPIED if load32(moving_cell(d, segment)) != 0 else DEAD
+    mark_dead(d, segment, offset, mark)  # before the removal: what a reader has missed must not come back
+    step(d + D_TRAP, DELETE_MARKED)
     remove(d, place, address)
-    bury_object(d, item, copy, size, place)
+    bury_object(d, item, copy, size, place, mark)
     tally(d, COUNT_DELETED, 1)
     return 1
 
@@ -367,6 +374,7 @@ def relink(d, packed, begin, end, image):
     """Records copied from one segment to another take the old ones' place, unless those died meanwhile.
 
     packed: target segment | source segment << 20; image: address of the target segment's bytes. How many moved.
+    Dies: before the number is stored, the copy is nothing; after it, recovery keeps one of the two.
     """
     target, source = packed & SEGMENT_MASK, packed >> 20
     offset, moved = begin, 0
@@ -378,93 +386,21 @@ def relink(d, packed, begin, end, image):
         address = find_item(d, key, size, place, block_index, version, source)
         account(d, target, offset, head, length)
         if address == 0:
-            bury(d, target, offset, length)
+            bury(d, target, offset, length, DEAD)
         else:
             old = item_offset(load(address))
+            if load(head + R_PUBLISHED) == 0:
+                store(head + R_PUBLISHED, checked(next_sequence(d)))
+                persist_published(d, target, head)
             store_release(address, item_of(place, target, offset))  # SYNC index.item: pairs with find()
             step(d + D_TRAP, RELINK_LINKED)
             copy_heat(d, source, old, target, offset)
             original = head_at(d, source, old)  # its length may differ: the copy may be compressed, or not any more
-            bury(d, source, old, load(original + R_LENGTH) if original != 0 else length)
+            bury(d, source, old, load(original + R_LENGTH) if original != 0 else length, DEAD)
             moved += 1
         offset += length
     tally(d, COUNT_RELINKED, moved)
     return moved
-
-
-@helper
-def drop_record(d, segment, offset, place, address):
-    """Withdraw one record that an item's address names, and remember its key as a ghost; what it leaves is no object."""
-    head = head_at(d, segment, offset)
-    length, index, blocks, version, size, key = 0, 0, 1, 0, 0, 0
-    if head != 0:
-        length, index, blocks = load(head + R_LENGTH), load32(head + R_BLOCK_INDEX), load32(head + R_BLOCK_COUNT)
-        version, size = load(head + R_VERSION), load16(head + R_KEY_BYTES)
-    if index > 0 or blocks > 1:
-        key = key_copy(d, head)
-    store32(load(d + D_GHOST) + 4 * (place & load(d + D_GHOST_MASK)), shift_right(place, 32))
-    tally(d, COUNT_DROPPED_BYTES, length)
-    remove(d, place, address)
-    step(d + D_TRAP, DROP_WITHDRAWN)
-    bury(d, segment, offset, length)
-    if index == 0:
-        for other in range(1, blocks):
-            withdraw_block(d, key, size, place_of(place, other), other, version)
-    else:
-        drop_object(d, key, size, version)
-
-
-@helper
-def drop_object(d, key, size, version):
-    """Withdraw what is left of an object that lost a block: the root, and with it the blocks it names."""
-    key_hash = hash_bytes(key, size, 0)
-    address = find_item(d, key, size, key_hash, 0, version, -1)
-    if address != 0:
-        root = load(address)
-        remove(d, key_hash, address)
-        bury_object(d, root, key, size, key_hash)
-
-
-@helper
-def drop_segment(d, segment, records, total):
-    """Withdraw listed CACHE records (pairs of place and item) of a segment and remember them as ghosts."""
-    dropped = 0
-    for position in range(total):
-        place, item = load(records + 16 * position), load(records + 16 * position + 8)
-        address = find_exact(load(d + D_INDEX), load(d + D_MASK), place, item)
-        if address == 0:
-            continue
-        drop_record(d, segment, item_offset(item), place, address)
-        dropped += 1
-    tally(d, COUNT_DROPPED, dropped)
-    return dropped
-
-
-@helper
-def drop_range(d, segment, offset, limit):
-    """Withdraw the live records of a mapped segment from ``offset`` on, at most ``limit``; where to go on, 0 at the end."""
-    start, room = load(load(d + D_ADDRESSES) + 8 * segment), load(d + D_SEGMENT_BYTES)
-    word = load(entry_of(d, segment) + S_WORD)
-    if state_of(word) != STATE_SEALED or start == 0:
-        return 0
-    seen, dropped = 0, 0
-    while offset + RECORD_HEADER_BYTES <= room and seen < limit:
-        head = start + offset
-        length = sound_length(head, word & GENERATION_MASK, room - offset)
-        if length == 0:
-            offset = room
-            break
-        published = load(head + R_PUBLISHED)
-        if load(head + R_LENGTH) > 0 and unchecked(published) > 0:
-            place = load(head + R_KEY_HASH)
-            address = find_exact(load(d + D_INDEX), load(d + D_MASK), place, item_of(place, segment, offset))
-            if address != 0:
-                drop_record(d, segment, offset, place, address)
-                dropped += 1
-        offset += length
-        seen += 1
-    tally(d, COUNT_DROPPED, dropped)
-    return offset if offset + RECORD_HEADER_BYTES <= room else 0
 
 
 @helper
@@ -484,12 +420,15 @@ def reap(d, slot):
 
 
 @helper
-def seal_lease(d, slot, segment, end):
-    """A lease is given back. end: of the last record, where the daemon itself filled the segment."""
+def seal_lease(d, slot, segment, generation, end):
+    """A lease is given back, unless it was taken back before: then the segment may be another lease, of another generation.
+
+    end: of the last record, where the daemon itself filled the segment.
+    """
     if segment < 0 or segment >= load(d + D_SEGMENT_COUNT):
         return RESULT_REFUSED
     word = load(entry_of(d, segment) + S_WORD)
-    if state_of(word) != STATE_LEASED or owner_of(word) != slot:
+    if word != word_of(STATE_LEASED, slot, generation):
         return RESULT_REFUSED
     tail = withdraw_orphans(d, segment)
     seal(d, segment, end if slot == 0 and end > 0 else tail)

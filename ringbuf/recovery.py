@@ -17,7 +17,7 @@ import numpy as np
 
 from . import core_state as core
 from . import layout
-from .codes import LISTED_BYTES
+from .codes import LISTED_BYTES, NOTE_COPIED, NOTE_DAMAGED
 from .region import lock_holder
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Recovery:
     blocks: int = 0
     damaged: list[int] = field(default_factory=list)  # segments that hold, or held, something not as it was written
     dead_slots: list[int] = field(default_factory=list)
+    copied: list[int] = field(default_factory=list)  # segments where objects were deleted while they were moved
     segments: list[int] = field(default_factory=list)
     lost_keep: int = 0
     incomplete: list[tuple[int, np.ndarray]] = field(default_factory=list)
@@ -53,6 +54,9 @@ def recover(mutator: Mutator) -> Recovery:
             elif state in _HELD and mutator.generation(segment):
                 _recover_segment(mutator, segment, found)
         _fill_free_ring(mutator, number, free)
+    for segment in found.copied:
+        image = SegmentImage(mutator, segment)
+        mutator.native.bury_copies(mutator.core, segment, image.address)
     mutator.trap("recover.indexed")
     for name in os.listdir(mutator.folder):
         if name.startswith("index-") and name != f"index-{mutator.epoch}":
@@ -112,10 +116,12 @@ def _settle_state(mutator: Mutator, number: int, segment: int, found: Recovery) 
         mutator._put(entry + layout.S_SEQUENCE, max(0, sequence))
     state = word >> layout.STATE_SHIFT
     if state in _HELD:
-        owner = word >> layout.OWNER_SHIFT & layout.OWNER_MASK
-        living = state == layout.STATE_LEASED and owner > 0 and lock_holder(mutator.locks_fd, owner) != 0
-        if not living:
-            word = word & layout.GENERATION_MASK | layout.STATE_SEALED << layout.STATE_SHIFT
+        owner, generation = word >> layout.OWNER_SHIFT & layout.OWNER_MASK, word & layout.GENERATION_MASK
+        # SEALED with an owner: the daemon died while it took an idle lease back; it may be in use by now.
+        if owner > 0 and lock_holder(mutator.locks_fd, owner) != 0:
+            word = layout.STATE_LEASED << layout.STATE_SHIFT | owner << layout.OWNER_SHIFT | generation
+        else:
+            word = layout.STATE_SEALED << layout.STATE_SHIFT | generation
         for offset in (layout.S_LIVE_BYTES, layout.S_LIVE_COUNT, layout.S_EXPIRY):
             mutator._put(entry + offset, 0)
         pool = mutator._get(entry + layout.S_POOL)
@@ -135,11 +141,13 @@ def _recover_segment(mutator: Mutator, segment: int, found: Recovery) -> None:
     sealed = layout.unchecked(_segment_header(mutator, segment)[layout.SH_SEALED_BYTES // 8])
     verify = not mutator.address(segment) and sealed <= 0
     image = SegmentImage(mutator, segment, payloads=verify)
-    blocks = mutator.native.recover(mutator.core, segment, image.address, int(verify))
-    if blocks < 0:
+    notes = ctypes.c_uint64()
+    at = ctypes.addressof(notes)
+    found.blocks += mutator.native.recover(mutator.core, segment, image.address, int(verify), at)
+    if notes.value & NOTE_DAMAGED:
         found.damaged.append(segment)
-        blocks = -1 - blocks
-    found.blocks += blocks
+    if notes.value & NOTE_COPIED:
+        found.copied.append(segment)
     found.segments.append(segment)
 
 
@@ -181,7 +189,7 @@ def _fill_free_ring(mutator: Mutator, number: int, free: list[int]) -> None:
 def finish(mutator: Mutator, found: Recovery) -> None:
     """Second half, with the mutator running: bury what is not whole, free what is empty, reap who is dead."""
     for slot in found.dead_slots:
-        mutator.submit(layout.OP_REAP, offset=slot)
+        mutator.reap(slot)
     for segment, pairs in found.incomplete:
         mutator.submit(layout.OP_DROP, segment, 0, len(pairs), pairs.ctypes.data)
     for segment in found.segments:

@@ -11,6 +11,7 @@ from .atomic import (
     load,
     load32,
     store,
+    store32,
     store_fence,
     store_release,
 )
@@ -53,7 +54,6 @@ from .layout import (
     C_ARENAS,
     C_FREE,
     C_PUBLISH_SEQUENCE,
-    DEAD,
     GENERATION_MASK,
     KIND_PMEM,
     LIFE_CLASS_SHIFT,
@@ -100,23 +100,23 @@ def persist_published(d, segment, head):
 
 
 @helper
-def mark_dead(d, segment, offset):
-    """Note in a record's own header that it must not come back at the next start."""
+def mark_dead(d, segment, offset, mark):
+    """Note in a record's own header that it must not come back at the next start. mark: DEAD or DEAD_COPIED."""
     start = load(load(d + D_ADDRESSES) + 8 * segment)
     if start != 0:
-        store(start + offset + R_PUBLISHED, DEAD)
+        store(start + offset + R_PUBLISHED, mark)
         persist_published(d, segment, start + offset)
     else:
         page = load(d + D_PAGE)
-        store(page + 128, DEAD)
+        store(page + 128, mark)
         write_file(file_of(d, segment), page + 128, 8, file_offset(d, segment, offset + R_PUBLISHED))
 
 
 @helper
-def bury(d, segment, offset, length):
+def bury(d, segment, offset, length, mark):
     """A published record stops being live: mark it, and retire its segment when it was the last one there."""
     entry = entry_of(d, segment)
-    mark_dead(d, segment, offset)
+    mark_dead(d, segment, offset, mark)
     step(d + D_TRAP, BURY_MARKED)
     store(entry + S_LIVE_BYTES, load(entry + S_LIVE_BYTES) - length)
     store(entry + S_LIVE_COUNT, load(entry + S_LIVE_COUNT) - 1)
@@ -147,6 +147,19 @@ def pins_on(d, segment):
         row = load(d + D_SLOTS) + slot * load(d + D_SLOT_STRIDE) + load(d + D_ROW_OFFSET)
         total += load32(row + segment * PIN_BYTES)
     return total
+
+
+@helper
+def moving_cell(d, segment):
+    """The daemon's own pin on a segment: 1 while a move copies from there."""
+    return load(d + D_SLOTS) + load(d + D_ROW_OFFSET) + segment * PIN_BYTES
+
+
+@helper
+def hold(d, segment, value):
+    """A move from a segment begins (1) or ends (0). Deletes that follow see it, those before are seen by the copying."""
+    store32(moving_cell(d, segment), value)
+    return 1
 
 
 @helper

@@ -29,7 +29,8 @@ X_SEGMENT_BYTES = 448
 X_INJECT = 480  # 1: some tier plays a slower device, see inject.py
 X_SLOT_NUMBER = 456
 X_TRAP = 464  # step at which tests end this process (steps.py), then how many passes are left
-SESSION_BYTES = 512
+X_PLACES = 512  # 16 words: hashes of the keys of one group
+SESSION_BYTES = 640
 
 COUNT_HITS = client_index("hits")
 COUNT_MISSES = client_index("misses")

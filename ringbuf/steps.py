@@ -19,7 +19,6 @@ CLIENT_STEPS = (
     "get.pinned",
     "lease.granted",
     "put.appended",
-    "get.held",
 )
 DAEMON_STEPS = (
     "lease.popped",
@@ -41,6 +40,8 @@ DAEMON_STEPS = (
     "recover.segment",
     "recover.indexed",
     "answer.stored",
+    "delete.marked",
+    "recall.marked",
 )
 STEP_LIMIT = 1 << 16  # a trap's word: the step, and above it the signal
 NUMBERS = {name: number for number, name in enumerate((*CLIENT_STEPS, *DAEMON_STEPS), 1)}
@@ -56,6 +57,7 @@ PUBLISH_SWAPPED, BURY_MARKED, RELINK_LINKED = (
     NUMBERS["relink.linked"],
 )
 RETIRE_MARKED, RELEASE_INVALIDATED = NUMBERS["retire.marked"], NUMBERS["release.invalidated"]
+DELETE_MARKED, RECALL_MARKED = NUMBERS["delete.marked"], NUMBERS["recall.marked"]
 DROP_WITHDRAWN, SEAL_MARKED, ANSWER_STORED = (
     NUMBERS["drop.withdrawn"],
     NUMBERS["seal.marked"],

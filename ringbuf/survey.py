@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from .atomic import fence, load, load8, load16, load32, load_acquire, store
-from .codes import LISTED_BYTES
+from .codes import LISTED_BYTES, NOTE_COPIED, NOTE_DAMAGED
 from .core_state import D_ACCESS, D_ACCESS_STRIDE, D_ADDRESSES, D_CONTROL, D_INDEX, D_MASK, D_PAGE, D_SEGMENT_BYTES
 from .index import (
     entry_of,
     find_item,
     head_at,
     insert,
+    remove,
 )
 from .jit import helper, kernel
 from .layout import (
     ACCESS_SHIFT,
     C_PUBLISH_SEQUENCE,
     DEAD,
+    DEAD_COPIED,
     GENERATION_MASK,
     GRANULE,
     R_BLOCK_COUNT,
@@ -41,7 +43,7 @@ from .layout import (
     SEGMENT_MASK,
     SEGMENT_SHIFT,
 )
-from .operations import account
+from .operations import account, bury_object
 from .records import (
     checked,
     find_exact,
@@ -95,22 +97,25 @@ def list_live(d, segment, image, out, room):
 
 
 @kernel()
-def recover(d, segment, image, verify):
-    """Put a segment's published, living records back into an index that is being rebuilt; how many; -1 less that
-    number where something is damaged.
+def recover(d, segment, image, verify, notes):
+    """Put a segment's published, living records back into an index that is being rebuilt; how many.
 
+    notes: address of a word; set to NOTE_DAMAGED where something is not as written, plus NOTE_COPIED where a record was
+    deleted while it was copied: bury_copies() must follow when all segments were recovered.
     verify: check payloads too, and bury what is not whole; for segments on disk that were being filled when their daemon
     died, or the power did: pages reach a disk in any order. Where the key is there already: the same version elsewhere is a
     copy that a move left behind, and an older publish sequence loses. Caller: the starting daemon, before any client is
     served.
     """
     generation, tail = load(entry_of(d, segment) + S_WORD) & GENERATION_MASK, load(entry_of(d, segment) + S_TAIL)
-    size, offset, total, bad = load(d + D_SEGMENT_BYTES), SEGMENT_HEADER_BYTES, 0, 0
+    size, offset, total, bad, copied = load(d + D_SEGMENT_BYTES), SEGMENT_HEADER_BYTES, 0, 0, 0
     while offset + RECORD_HEADER_BYTES <= size:
         head = image + offset
         length = sound_length(head, generation, size - offset)
         if length == 0:
             break
+        if load(head + R_PUBLISHED) == DEAD_COPIED:
+            copied = 1
         sequence = unchecked(load(head + R_PUBLISHED))
         newest = load(d + D_CONTROL) + C_PUBLISH_SEQUENCE
         if sequence > load(newest):
@@ -120,13 +125,38 @@ def recover(d, segment, image, verify):
         elif header_is_damaged(head, length) == 1:
             bad = 1
         elif sequence > 0 and verify == 1 and payload_is_whole(d, head, length) == 0:
-            mark_dead(d, segment, offset)
+            mark_dead(d, segment, offset, DEAD)
         elif sequence > 0:
             total += recover_record(d, segment, offset, head, length)
         offset += length
     if offset < tail or ends_in_damage(image, offset, generation, size) == 1:
         bad = 1
-    return -1 - total if bad == 1 else total
+    store(notes, NOTE_DAMAGED * bad + NOTE_COPIED * copied)
+    return total
+
+
+@kernel()
+def bury_copies(d, segment, image):
+    """Bury what moves had copied, and not linked, of the objects that were deleted meanwhile in this segment.
+
+    Caller: the starting daemon, after every segment went through recover().
+    """
+    generation, size = load(entry_of(d, segment) + S_WORD) & GENERATION_MASK, load(d + D_SEGMENT_BYTES)
+    offset = SEGMENT_HEADER_BYTES
+    while offset + RECORD_HEADER_BYTES <= size:
+        head = image + offset
+        length = sound_length(head, generation, size - offset)
+        if length == 0:
+            break
+        if load(head + R_PUBLISHED) == DEAD_COPIED:
+            key, key_bytes, place = head + RECORD_HEADER_BYTES, load16(head + R_KEY_BYTES), load(head + R_KEY_HASH)
+            copy = find_item(d, key, key_bytes, place, 0, load(head + R_VERSION), -1)
+            if copy != 0:
+                item = load(copy)
+                remove(d, place, copy)
+                bury_object(d, item, key, key_bytes, place, DEAD)
+        offset += length
+    return 0
 
 
 @helper
@@ -135,7 +165,7 @@ def header_is_damaged(head, length):
     key_bytes, published = load16(head + R_KEY_BYTES), load(head + R_PUBLISHED)
     if RECORD_HEADER_BYTES + key_bytes > length or header_hash(head) != load(head + R_HEADER_HASH):
         return 1
-    if published != DEAD and unchecked(published) < 0:
+    if published != DEAD and published != DEAD_COPIED and unchecked(published) < 0:
         return 1
     return 0 if record_bytes(key_bytes, load32(head + R_PAYLOAD_BYTES)) == length else 1
 
@@ -198,13 +228,13 @@ def recover_record(d, segment, offset, head, length):
     if (
         not older
     ):  # a copy that a move left behind, or an older version: it must not come back when the other is deleted
-        mark_dead(d, segment, offset)
+        mark_dead(d, segment, offset, DEAD)
         return 0
     entry = entry_of(d, old_segment)
     if old_head != 0:
         store(entry + S_LIVE_BYTES, load(entry + S_LIVE_BYTES) - load(old_head + R_LENGTH))
     store(entry + S_LIVE_COUNT, load(entry + S_LIVE_COUNT) - 1)
-    mark_dead(d, old_segment, old_offset)
+    mark_dead(d, old_segment, old_offset, DEAD)
     store(old, item)
     account(d, segment, offset, head, length)
     return 1

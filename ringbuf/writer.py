@@ -26,7 +26,7 @@ from .atomic import (
     store_fence,
     store_release,
 )
-from .codes import WAIT_TIMED_OUT
+from .codes import RING_FULL, WAIT_TIMED_OUT
 from .cpython import as_int, from_int
 from .jit import capi, helper, kernel
 from .layout import (
@@ -325,11 +325,14 @@ def ring_doorbell(clients):
 def submit(slot, clients, operation, segment, offset, end, argument, trap):
     """Push one message and wait for its result for about a second; WAIT_TIMED_OUT: ask await_result() again.
 
+    RING_FULL: nothing was pushed, as nobody has carried out the messages before (their senders gave up in an outage).
     Caller:     one thread of the slot's process at a time (the session holds a lock around it).
     Linearizes: at the release store of the tail.
     Dies:       after that store the daemon carries the message out all the same.
     """
     tail = load(slot + P_TAIL)
+    if tail - load_acquire(slot + P_HEAD) >= MESSAGE_COUNT:  # SYNC slot.head
+        return RING_FULL
     message = slot + SLOT_PAGE_BYTES + (tail & (MESSAGE_COUNT - 1)) * MESSAGE_BYTES
     store(message + M_OP, operation)
     store(message + M_SEGMENT, segment)
@@ -377,29 +380,6 @@ def wait_for(slot, clients, position):
 def result_of(slot, position):
     """What the daemon answered to the message at this position."""
     return load(slot + SLOT_PAGE_BYTES + (position & (MESSAGE_COUNT - 1)) * MESSAGE_BYTES + M_RESULT)
-
-
-@kernel()
-def append_ring(lease, room, payload, payload_bytes, total, generation, q):
-    """Append ``total`` equal records and return how many fitted; the benchmark of the bare append."""
-    done = 0
-    length = record_bytes(8, payload_bytes)
-    pieces = load(q + Q_PIECES)
-    store(pieces, payload)
-    store(pieces + 8, payload_bytes)
-    store(q + Q_PIECE_COUNT, 1)
-    store(q + Q_PAYLOAD_BYTES, payload_bytes)
-    store(q + Q_KEY_BYTES, 8)
-    store(q + Q_LENGTH, length)
-    while done < total and load(lease + L_NEXT) + length <= room:
-        head = load(lease + L_BASE) + load(lease + L_NEXT)
-        claim(head, length, generation)
-        store(q + Q_TARGET, head)
-        store(q + Q_PLACE, done)
-        fill_record(q)
-        store(lease + L_NEXT, load(lease + L_NEXT) + length)
-        done += 1
-    return done
 
 
 @kernel()

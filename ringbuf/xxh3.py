@@ -190,11 +190,3 @@ def hash_payload(source, size, state):
     hash_begin(state)
     hash_stripes(0, source, size // STRIPE_BYTES, state, COPY_NONE, 1)
     return hash_end(state)
-
-
-@kernel(nogil=True)
-def copy_hash(target, source, size, state):
-    """Copy a payload with non-temporal stores and return its hash; addresses and size are multiples of 64."""
-    hash_begin(state)
-    hash_stripes(target, source, size // STRIPE_BYTES, state, COPY_STREAM, 1)
-    return hash_end(state)

@@ -107,10 +107,11 @@ def verified(store: Store) -> Iterator[Store]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Remember a failed test: its traceback keeps its variables, and so their descriptors, alive."""
+    """Remember a test that raised (also where that is expected): its traceback keeps its variables, and so their
+    descriptors, alive."""
     report: Any = yield
     if call.when == "call":
-        item.stash[CALL_FAILED] = report.failed
+        item.stash[CALL_FAILED] = call.excinfo is not None
     return report
 
 

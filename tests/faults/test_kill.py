@@ -20,7 +20,6 @@ from tierstore.ringbuf.steps import CLIENT_STEPS, DAEMON_STEPS
 pytestmark = pytest.mark.slow
 SEED = int(os.environ.get("TEST_SEED", "1"))
 DROPPING = {"drop.withdrawn", "evict.drop"}
-UNREACHED = {"get.held"}  # named for views held at death, which every victim has
 
 
 # A start passes these steps before anybody can connect: die at a later pass, while there is work.
@@ -146,7 +145,7 @@ def finish(process: subprocess.Popen[str], timeout: float) -> tuple[str, str]:
         raise
 
 
-@pytest.mark.parametrize("step", [name for name in CLIENT_STEPS if name not in UNREACHED])
+@pytest.mark.parametrize("step", CLIENT_STEPS)
 def test_client_killed_at(step: str, node: Node) -> None:
     """A client dies at a step: its slot, pins and leases come back, its acknowledged puts stay."""
     generator = random.Random(f"{SEED}/{step}")
@@ -159,7 +158,7 @@ def test_client_killed_at(step: str, node: Node) -> None:
             check(store, output, clients=1)
 
 
-@pytest.mark.parametrize("step", [name for name in CLIENT_STEPS if name not in UNREACHED])
+@pytest.mark.parametrize("step", CLIENT_STEPS)
 def test_client_stopped_at(step: str, node: Node) -> None:
     """A client stops at a step: the others go on, also past a restart; woken up, it goes on as if nothing had been."""
     node.start()

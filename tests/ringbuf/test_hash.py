@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from tierstore.ringbuf.native import kernels
+from tierstore.ringbuf.native import batch_kernels, kernels
 
 SIZES = [256, 320, 960, 1024, 1088, 2048, 4096, 65_536, 65_600, (1 << 20) - 64, (1 << 20) + 64]
 MASK = 2**64 - 1
@@ -50,6 +50,6 @@ def test_copying_copies_exactly(size: int) -> None:
     source, target = buffer(size), buffer(size, 1)
     behind = target[size:].copy()
     state = (ctypes.c_uint64 * 16)()
-    found = kernels().copy_hash(target.ctypes.data, source.ctypes.data, size, ctypes.addressof(state)) & MASK
+    found = batch_kernels().copy_hash(target.ctypes.data, source.ctypes.data, size, ctypes.addressof(state)) & MASK
     assert (target[:size] == source[:size]).all() and (target[size:] == behind).all()
     assert found == digest_of(source, size)
