@@ -17,7 +17,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .jit import TRACED, cpu_flags
+from . import pmem
+from .jit import SYMBOLS, TRACED, cpu_flags
 
 TRACE_SYMBOL, GATE_SYMBOL = "tierstore_trace", "tierstore_trace_gate"
 # Value of a store: what is stored; of a copied stripe, by plain or by non-temporal stores: the address it comes from.
@@ -199,6 +200,20 @@ def _assembly_at(text: str) -> Any:
     return emit
 
 
+def _call_at(symbol: str) -> Any:
+    @intrinsic
+    def emit(typingctx, address):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            trace(builder, TRACE_FLUSH, arguments[0], 64)
+            kind = ir.FunctionType(ir.VoidType(), [_I64, _I64])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, symbol), [arguments[0], _I64(64)])
+            return context.get_dummy_value()
+
+        return types.none(types.int64), codegen
+
+    return emit
+
+
 def _flush_instruction() -> str:
     """clwb where the CPU has it, else clflushopt, else clflush (every x86-64 has it)."""
     flags = set(cpu_flags().split())
@@ -226,3 +241,5 @@ else:  # correct everywhere: a full fence orders the stores, and without a flush
     pause = _assembly("")
     store_fence = fence
     flush_line = _assembly_at("")
+if pmem.FLUSH in SYMBOLS:
+    flush_line = _call_at(pmem.FLUSH)

@@ -5,10 +5,12 @@ Only benchmarks and tests load them.
 
 from __future__ import annotations
 
-from .atomic import fetch_add32, load, store
+from .atomic import fetch_add32, load, store, store_fence, store_release
 from .codes import MAPPED
+from .core import waiting_messages
 from .jit import kernel
-from .layout import PIN_BYTES, SEGMENT_MASK, SEGMENT_SHIFT
+from .layout import M_ARG, P_HEAD, PIN_BYTES, SEGMENT_MASK, SEGMENT_SHIFT
+from .messages import message_at, push_message
 from .reader import PREFETCH_GROUP, find, prefetch_bucket, prefetch_record
 from .records import hash_bytes
 from .session import (
@@ -25,7 +27,7 @@ from .session import (
     X_PLACES,
     X_ROW,
 )
-from .writer import claim, fill_record, record_bytes
+from .writer import claim, fill_record, flush_range, record_bytes
 from .xxh3 import COPY_STREAM, STRIPE_BYTES, hash_begin, hash_end, hash_stripes
 
 
@@ -79,3 +81,34 @@ def copy_hash(target, source, size, state):
     hash_begin(state)
     hash_stripes(target, source, size // STRIPE_BYTES, state, COPY_STREAM, 1)
     return hash_end(state)
+
+
+@kernel()
+def flush(address, size):
+    """Write the lines of a range back."""
+    flush_range(address, size)
+    return 0
+
+
+@kernel()
+def drain_stores():
+    """Wait for what was flushed and streamed."""
+    store_fence()
+    return 0
+
+
+@kernel()
+def ring_push(slot, value):
+    """Push one message with an argument, without waiting for its result; 1, or 0 where the ring is full."""
+    return 1 if push_message(slot, 0, 0, 0, 0, value) >= 0 else 0
+
+
+@kernel()
+def ring_pop(slot):
+    """Take one message off the ring as the mutator does; its argument, -1 where there is none."""
+    if waiting_messages(slot) == 0:
+        return -1
+    head = load(slot + P_HEAD)
+    value = load(message_at(slot, head) + M_ARG)
+    store_release(slot + P_HEAD, head + 1)  # SYNC slot.head: pairs with load_acquire in push_message()
+    return value

@@ -40,7 +40,6 @@ from .layout import (
     M_OP,
     M_RESULT,
     M_SEGMENT,
-    MESSAGE_BYTES,
     MESSAGE_COUNT,
     OP_BACKED,
     OP_DELETE,
@@ -59,8 +58,8 @@ from .layout import (
     P_WAITING,
     RESULT_REFUSED,
     SLOT_ACTIVE,
-    SLOT_PAGE_BYTES,
 )
+from .messages import FUTEX_WAIT, FUTEX_WAKE, SYS_FUTEX, message_at
 from .operations import (
     back,
     delete,
@@ -78,7 +77,6 @@ from .segments import (
     retire,
 )
 from .steps import ANSWER_STORED
-from .writer import FUTEX_WAIT, FUTEX_WAKE, SYS_FUTEX
 
 COUNT_REFUSED = daemon_index("refused")
 COUNT_MESSAGES = daemon_index("messages")
@@ -122,16 +120,22 @@ def carry_out(d, slot, operation, segment, offset, end, argument):
 
 
 @helper
+def waiting_messages(base):
+    """How many messages of a slot wait; 0 where the client's count makes no sense."""
+    waiting = load_acquire(base + P_TAIL) - load(
+        base + P_HEAD
+    )  # SYNC slot.tail: pairs with store_release in push_message()
+    return waiting if waiting > 0 and waiting <= MESSAGE_COUNT else 0
+
+
+@helper
 def serve(d, slot):
     """Handle up to MESSAGES_PER_VISIT messages of one slot; how many."""
     base = load(d + D_SLOTS) + slot * load(d + D_SLOT_STRIDE)
+    waiting, done = waiting_messages(base), 0
     head = load(base + P_HEAD)
-    tail = load_acquire(base + P_TAIL)  # SYNC slot.tail: pairs with store_release in submit()
-    if head == tail or tail - head > MESSAGE_COUNT or tail < head:
-        return 0
-    done = 0
-    while head < tail and done < MESSAGES_PER_VISIT:
-        message = base + SLOT_PAGE_BYTES + (head & (MESSAGE_COUNT - 1)) * MESSAGE_BYTES
+    while done < waiting and done < MESSAGES_PER_VISIT:
+        message = message_at(base, head)
         result = carry_out(
             d,
             slot,
@@ -148,6 +152,8 @@ def serve(d, slot):
         head += 1
         done += 1
         store_release(base + P_HEAD, head)  # SYNC slot.head: pairs with load_acquire in wait_for()
+    if done == 0:
+        return 0
     fence()
     if load(base + P_WAITING) != 0:
         system_call(SYS_FUTEX, base + P_HEAD, FUTEX_WAKE, 1, 0, 0, 0)

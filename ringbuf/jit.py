@@ -32,7 +32,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from . import guard
+from . import guard, pmem
 
 log = logging.getLogger("tierstore")
 
@@ -40,6 +40,8 @@ log = logging.getLogger("tierstore")
 TRACED = bool(os.environ.get("TIERSTORE_TRACE"))
 # What kernels name that lies in this process, with its address.
 SYMBOLS = {guard.SYMBOL: guard.table_address()}
+if pmem.flush_address():
+    SYMBOLS[pmem.FLUSH] = pmem.flush_address()
 METH_FASTCALL = 0x0080
 _INT = "int64"
 
@@ -122,7 +124,8 @@ def cache_folder(modules: list[str]) -> Path:
 def _toolchain() -> str:
     from importlib.metadata import version
 
-    return f"numba {version('numba')} llvmlite {version('llvmlite')} python {sys.version} {cpu_flags()} {TRACED}"
+    compilers = f"numba {version('numba')} llvmlite {version('llvmlite')} python {sys.version}"
+    return f"{compilers} {cpu_flags()} {TRACED} {sorted(SYMBOLS)}"
 
 
 def cpu_flags() -> str:

@@ -9,7 +9,8 @@ from . import guard
 from .jit import load
 
 CLIENT_MODULES = [
-    f"tierstore.ringbuf.{name}" for name in ("xxh3", "records", "reader", "writer", "inject", "guard_kernel")
+    f"tierstore.ringbuf.{name}"
+    for name in ("xxh3", "records", "reader", "writer", "messages", "inject", "guard_kernel")
 ]
 DAEMON_MODULES = [f"tierstore.ringbuf.{name}" for name in ("core", "survey", "mover")]
 

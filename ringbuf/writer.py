@@ -1,4 +1,4 @@
-"""Append into a leased segment, and talk to the daemon over the client's own ring.
+"""Append into a leased segment.
 
 A lease makes one process the only writer of a segment, so the position of the next record is a private number: no atomic
 operation, no call. A record is claimed (negative length), filled with non-temporal stores, fenced, and committed (positive
@@ -10,7 +10,6 @@ from __future__ import annotations
 from numba import types
 
 from .atomic import (
-    fence,
     fetch_add,
     fetch_add32,
     flush_line,
@@ -18,7 +17,6 @@ from .atomic import (
     load8,
     load32,
     load_acquire,
-    pause,
     store,
     store8,
     store16,
@@ -26,26 +24,12 @@ from .atomic import (
     store_fence,
     store_release,
 )
-from .codes import RING_FULL, WAIT_TIMED_OUT
 from .cpython import as_int, from_int
 from .jit import capi, helper, kernel
 from .layout import (
-    B_DOORBELL,
-    B_SLEEPING,
     GRANULE,
     KEY_BYTES_MAX,
-    M_ARG,
-    M_END,
-    M_OFFSET,
-    M_OP,
-    M_RESULT,
-    M_SEGMENT,
-    MESSAGE_BYTES,
-    MESSAGE_COUNT,
     P_BUSY,
-    P_HEAD,
-    P_TAIL,
-    P_WAITING,
     R_BLOCK_COUNT,
     R_BLOCK_INDEX,
     R_CLASS,
@@ -72,10 +56,9 @@ from .layout import (
     RECORD_START_LIMIT,
     S_WORD,
     SEGMENT_ENTRY_BYTES,
-    SLOT_PAGE_BYTES,
 )
 from .reader import count, list_item, list_size, utf8
-from .records import checked, hash_bytes, header_hash, step, system_call
+from .records import checked, hash_bytes, header_hash, step
 from .session import (
     COUNT_BYTES_PUT,
     COUNT_PUTS,
@@ -115,7 +98,7 @@ from .session import (
     X_SLOT,
     X_TABLE,
 )
-from .steps import MESSAGE_ANSWERED, MESSAGE_PUSHED, PUT_CLAIMED, PUT_COMMITTED, PUT_FILLED
+from .steps import PUT_CLAIMED, PUT_COMMITTED, PUT_FILLED
 from .xxh3 import COPY_STORE, COPY_STREAM, hash_begin, hash_end, hash_piece
 
 # Below this a plain store is cheaper: the bytes are still in cache when the daemon or a reader looks at them.
@@ -124,9 +107,6 @@ STREAM_BYTES_MIN = 2048
 buffer_of = types.ExternalFunction("PyObject_GetBuffer", types.int32(types.int64, types.int64, types.int32))
 release_buffer = types.ExternalFunction("PyBuffer_Release", types.void(types.int64))
 tuple_item = types.ExternalFunction("PyTuple_GetItem", types.int64(types.int64, types.int64))
-SYS_FUTEX = 202
-FUTEX_WAIT, FUTEX_WAKE = 0, 1
-SPINS = 2000
 
 
 @helper
@@ -310,76 +290,6 @@ def put_values(self, arguments, _count):
     count(x, COUNT_PUTS, position - as_int(load(arguments + 32)))
     count(x, COUNT_BYTES_PUT, written)
     return from_int(position)
-
-
-@helper
-def ring_doorbell(clients):
-    """Wake the daemon if it sleeps. The caller's store of the tail comes before (fence), its sleep check after."""
-    fence()
-    if load(clients + B_SLEEPING) != 0:
-        fetch_add32(clients + B_DOORBELL, 1)
-        system_call(SYS_FUTEX, clients + B_DOORBELL, FUTEX_WAKE, 1, 0, 0, 0)
-
-
-@kernel(nogil=True)
-def submit(slot, clients, operation, segment, offset, end, argument, trap):
-    """Push one message and wait for its result for about a second; WAIT_TIMED_OUT: ask await_result() again.
-
-    RING_FULL: nothing was pushed, as nobody has carried out the messages before (their senders gave up in an outage).
-    Caller:     one thread of the slot's process at a time (the session holds a lock around it).
-    Linearizes: at the release store of the tail.
-    Dies:       after that store the daemon carries the message out all the same.
-    """
-    tail = load(slot + P_TAIL)
-    if tail - load_acquire(slot + P_HEAD) >= MESSAGE_COUNT:  # SYNC slot.head
-        return RING_FULL
-    message = slot + SLOT_PAGE_BYTES + (tail & (MESSAGE_COUNT - 1)) * MESSAGE_BYTES
-    store(message + M_OP, operation)
-    store(message + M_SEGMENT, segment)
-    store(message + M_OFFSET, offset)
-    store(message + M_END, end)
-    store(message + M_ARG, argument)
-    store_release(slot + P_TAIL, tail + 1)  # SYNC slot.tail: pairs with load_acquire in serve()
-    step(trap, MESSAGE_PUSHED)
-    ring_doorbell(clients)
-    result = wait_for(slot, clients, tail)
-    step(trap, MESSAGE_ANSWERED)
-    return result
-
-
-@kernel(nogil=True)
-def await_result(slot, clients):
-    """Go on waiting for the last message pushed."""
-    ring_doorbell(clients)
-    return wait_for(slot, clients, load(slot + P_TAIL) - 1)
-
-
-@helper
-def wait_for(slot, clients, position):
-    """Spin shortly, then sleep on the head; the daemon wakes us when it sees that we wait."""
-    for _ in range(SPINS):
-        if load_acquire(slot + P_HEAD) > position:  # SYNC slot.head: pairs with store_release in serve()
-            return result_of(slot, position)
-        pause()
-    time = slot + P_WAITING + 16  # the rest of the line that only this client writes
-    store(time, 0)
-    store(time + 8, 100000000)
-    for _ in range(10):
-        store(slot + P_WAITING, 1)
-        fence()
-        seen = load_acquire(slot + P_HEAD)  # SYNC slot.head
-        if seen <= position:
-            system_call(SYS_FUTEX, slot + P_HEAD, FUTEX_WAIT, seen & 0xFFFFFFFF, time, 0, 0)
-        store(slot + P_WAITING, 0)
-        if load_acquire(slot + P_HEAD) > position:  # SYNC slot.head
-            return result_of(slot, position)
-    return WAIT_TIMED_OUT
-
-
-@helper
-def result_of(slot, position):
-    """What the daemon answered to the message at this position."""
-    return load(slot + SLOT_PAGE_BYTES + (position & (MESSAGE_COUNT - 1)) * MESSAGE_BYTES + M_RESULT)
 
 
 @kernel()

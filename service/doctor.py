@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
+from tierstore.ringbuf import pmem
 from tierstore.ringbuf.arena import in_memory, open_direct
 from tierstore.ringbuf.jit import cpu_flags
 from tierstore.ringbuf.region import map_sync_works
@@ -243,6 +244,7 @@ def _machine(proc: str, sys: str) -> Iterator[Finding]:
     flags = set(cpu_flags().split())
     flush = next((name for name in ("clwb", "clflushopt", "clflush") if name in flags), "none known")
     yield Finding("cpu", "flush instruction", flush, OK if flush != "none known" else NOTE)
+    yield Finding("machine", "flushed by", pmem.describe())
     yield Finding("cpu", "processors", str(len(os.sched_getaffinity(0))))
     yield Finding("machine", "kernel", os.uname().release)
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import tierstore
+from tierstore.emulation import check_tier
 from tierstore.ringbuf import layout
 from tierstore.ringbuf.region import Mapping
 from tierstore.ringbuf.tier import Tier
@@ -80,3 +81,7 @@ def test_blocks_go_to_a_tier_of_the_users_own_and_come_back(tmp_path: Path) -> N
     (shelf,) = made_tiers
     assert shelf.calls[0] == "create" and shelf.calls[-1] == "close"
     assert {"back", "write", "sync", "read"} <= set(shelf.calls)
+
+
+def test_it_passes_the_suite() -> None:
+    check_tier(lambda segment_bytes, count: Shelf(count, segment_bytes))

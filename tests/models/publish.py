@@ -51,13 +51,13 @@ def fill_record(variant: str) -> Steps:
 
 
 def push() -> Steps:
-    """writer.submit() of a publish, up to the doorbell."""
+    """messages.submit() of a publish, up to the doorbell."""
     yield store("tail", 1)
     yield fence()
 
 
 def answer() -> Steps:
-    """writer.wait_for()."""
+    """messages.wait_for()."""
     yield until("head", 1)
     return "acknowledged" if (yield load("result")) == 1 else "refused"
 

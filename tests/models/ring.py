@@ -1,6 +1,6 @@
 """The ring of messages: no message is lost, none is answered before it is carried out, and nobody sleeps for ever.
 
-The programs follow writer.submit(), ring_doorbell(), wait_for() and core.serve(), nap(), run(). No time passes here: where a
+The programs follow messages.submit(), ring_doorbell(), wait_for() and core.serve(), nap(), run(). No time passes here: where a
 wait only ends by its time limit, its program is "asleep". One look stands for a row of spins.
 """
 
@@ -19,7 +19,7 @@ COUNT = 2  # messages in a ring
 
 
 def push(variant: str, me: str, operation: str) -> Steps:
-    """writer.submit() up to the doorbell: the message's position; -1 where the ring is full."""
+    """messages.submit() up to the doorbell: the message's position; -1 where the ring is full."""
     tail = yield load(f"{me}tail")
     if variant != "a full ring is not seen" and tail - (yield load(f"{me}head")) == COUNT:
         return -1
@@ -32,7 +32,7 @@ def push(variant: str, me: str, operation: str) -> Steps:
 
 
 def ring_doorbell(variant: str) -> Steps:
-    """writer.ring_doorbell()."""
+    """messages.ring_doorbell()."""
     if variant != "no fence before the look at sleeping":
         yield fence()
     if (yield load("sleeping")) != 0:
@@ -44,7 +44,7 @@ def ring_doorbell(variant: str) -> Steps:
 
 
 def wait_for(variant: str, me: str, position: int) -> Steps:
-    """writer.wait_for() and result_of()."""
+    """messages.wait_for() and result_of()."""
     if (yield load(f"{me}head")) > position:
         return (yield load(f"{me}result{position % COUNT}"))
     while True:
