@@ -32,6 +32,7 @@ D_EVENT_HEAD = 208  # policy thread
 D_EVENT_TAIL = 256  # mutator
 D_SCRATCH = 264  # address of 16 KiB: records read by pread
 D_PAGE = 272  # address of 4 KiB: a timespec, a segment header
+D_POLLS = 280  # how often the mutator looks around, yielding, before it sleeps
 D_HEADER_BYTES = 288  # where segment 0 of an arena begins in its file
 D_TRAP = 304  # step at which tests end the daemon (steps.py), then how many passes are left
 D_FREE_RINGS = 320  # per arena: head, tail, address of the ring of ids

@@ -164,6 +164,13 @@ def step(trap, number):
 
 
 @helper
+def now_ns(scratch):
+    """Nanoseconds of the monotonic clock; scratch: 16 bytes."""
+    clock_gettime(1, scratch)
+    return load(scratch) * 1000000000 + load(scratch + 8)
+
+
+@helper
 def now_ms(scratch):
     """Unix time in milliseconds; scratch: 16 bytes."""
     clock_gettime(0, scratch)
