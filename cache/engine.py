@@ -69,8 +69,12 @@ class Engine:
         self._reading, self._gone_when_synced = False, 0
         self._next_check = self._next_promotion = 0.0
         self._hurry_until = [0.0] * len(self.mutator.arenas)
-        self.recovery = self.mutator.recover()
-        self._after_recovery()
+        try:
+            self.recovery = self.mutator.recover()
+            self._after_recovery()
+        except BaseException:  # the mutator thread must not outlive the memory that it works on
+            self.mutator.close_failed()
+            raise
 
     def _after_recovery(self) -> None:
         mutator = self.mutator
@@ -81,20 +85,23 @@ class Engine:
         for arena in mutator.arenas:
             mine = [s for s in self._unbacked if arena.first <= s < arena.first + arena.segment_count]
             for segment in mine[: BACKED_AT_START + mutator.reserve_count()]:
-                self._back(segment)
+                if not self._back(segment):
+                    break
 
-    def _back(self, segment: int) -> None:
-        """Reserve one segment's bytes and put it in circulation."""
-        self._unbacked.remove(segment)
+    def _back(self, segment: int) -> bool:
+        """Reserve one segment's bytes and put it in circulation. False: there is no room for it or any other of its arena.
+
+        Raises Full where the arena has fewer than two segments to use.
+        """
+        arena = self.mutator.arena_of(segment)
         try:
-            self.mutator.arena_of(segment).back(segment)
+            arena.back(segment)
         except Full:
-            arena = self.mutator.arena_of(segment)
             rest = [s for s in self._unbacked if arena.first <= s < arena.first + arena.segment_count]
-            self._unbacked = [s for s in self._unbacked if s not in rest]
-            usable = segment - arena.first
+            usable = arena.segment_count - len(rest)
             if usable < 2:
                 raise
+            self._unbacked = [s for s in self._unbacked if s not in rest]
             log.warning(
                 "%s is full: the %s tier uses %d of %d segments; free room there and restart",
                 arena.path,
@@ -102,8 +109,10 @@ class Engine:
                 usable,
                 arena.segment_count,
             )
-            return
+            return False
+        self._unbacked.remove(segment)
         self.mutator.submit(layout.OP_BACKED, segment)
+        return True
 
     def start(self) -> None:
         """Start the policy thread."""
@@ -243,12 +252,19 @@ class Engine:
 
     # --- end ----------------------------------------------------------------------------------------------------------------
 
-    def close(self, remove: bool | None = None) -> None:
-        """Stop moving data and serving; ``remove`` the files too (default: as configured)."""
+    def close(self, remove: bool | None = None, unused: bool = False) -> None:
+        """Stop moving data and serving; ``remove`` the files too (default: as configured).
+
+        unused: it never served anybody; then what the start made in memory goes, and what it found stays.
+        """
         self._stop.set()
         if self._thread is not None:
             os.eventfd_write(self.mutator.event_fd, 1)
             self._thread.join()
         with self.turn:
             self.cascade.mover.finish_all()
-        self.mutator.close(self.config.ephemeral if remove is None else remove)
+        if unused:
+            self.mutator.close_failed()
+        else:
+            self.mutator.close(self.config.ephemeral if remove is None else remove)
+        self.cascade.mover.detach()

@@ -276,6 +276,10 @@ class Mover:
         for name in list(self._targets):
             self._finish(name)
 
+    def detach(self) -> None:
+        """After the end: forget who was told, so that no circle keeps a closed store's memory."""
+        self._sealed = self._condemned = lambda segment: None
+
     def staged(self, segment: int) -> int:
         """Where the bytes of a segment are that moves are filling right now, 0 for any other."""
         return next((target.address for target in self._targets.values() if target.segment == segment), 0)

@@ -50,6 +50,7 @@ class Requests:
     def close(self) -> None:
         """Give the internal client up."""
         self.session.close()
+        self.table.clear()  # it refers to this object: with the circle open, memory goes with the last reference
 
     # --- listings -----------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,10 @@ done, flushed, and where it is to wait it reads one line from its standard input
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -20,7 +23,12 @@ from typing import IO
 import pyarrow as pa
 
 import tierstore
+from tierstore.cache import requests
+from tierstore.cache.block import kernels
 from tierstore.cache.store import Store
+from tierstore.ringbuf import client
+from tierstore.ringbuf.native import daemon_kernels
+from tierstore.service import cli
 
 START_S = 60.0  # kernels may have to be compiled first
 
@@ -279,9 +287,121 @@ def truncated(socket: str) -> None:
     os._exit(0)  # nothing can be given back in order
 
 
+def reopened(count: str, *options: str) -> None:
+    """Open and close an embedded store again and again, whether it is refused or not; then use memory, and say so."""
+    last = ""
+    for _ in range(int(count)):
+        try:
+            tierstore.open(**dict(option.split("=", 1) for option in options)).close()  # type: ignore[arg-type]
+            last = "opened"
+        except Exception as error:
+            last = f"{type(error).__name__} {error}"
+        gc.collect()
+    used = [bytearray(os.urandom(100_000)) for _ in range(300)]
+    time.sleep(0.5)
+    say("alive", len(used), last)
+
+
+def closed(folder: str, count: str, *options: str) -> None:
+    """Open, use and close an embedded store some times without a garbage collection; say what a tmpfs then holds in use."""
+    gc.disable()
+    for _ in range(int(count)):
+        with tierstore.open(**dict(option.split("=", 1) for option in options)) as store:  # type: ignore[arg-type]
+            store.put_bytes("k", b"x" * 3_000_000)
+        del store
+    status = os.statvfs(folder)
+    say((status.f_blocks - status.f_bfree) * status.f_frsize)
+
+
+def pressed(*options: str) -> None:
+    """Open an embedded store; after a word fill it with KEEP values until it is full, then read and check all of them."""
+    client.LEASE_WAIT_S = requests.MOVE_WAIT_S = 1.0
+    with tierstore.open(**dict(option.split("=", 1) for option in options)) as store:  # type: ignore[arg-type]
+        found = "".join(sorted(store.keys("k")))
+        say("ready", found)
+        pause()
+        say("put", fill(store, 900_000), store.verify(payloads=True)["ok"])
+    say("closed")
+
+
+def filled(socket: str) -> None:
+    """A client that fills the store with KEEP values until it is full, then reads and checks all of them."""
+    client.LEASE_WAIT_S = 1.0
+    with tierstore.connect(socket) as store:
+        say("put", fill(store, 300_000), store.verify(payloads=True)["ok"])
+
+
+def fill(store: Store, size: int) -> int:
+    """Put KEEP values until there is no room; how many. Raises AssertionError if one reads back differently."""
+    count = 0
+    with contextlib.suppress(tierstore.Full):
+        while True:
+            store.put_bytes(f"fill/{count}", count.to_bytes(4, "little") * (size // 4), keep=True)
+            count += 1
+    for number in range(count):
+        assert bytes(store.get_bytes(f"fill/{number}")) == number.to_bytes(4, "little") * (size // 4)
+    return count
+
+
+def busy(socket: str, name: str) -> None:
+    """Put, get and delete without a pause until a word comes; hold some views all the while."""
+    store, number = tierstore.connect(socket), 0
+    views: list[memoryview] = []
+    say("busy")
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        number += 1
+        made = f"{name} {number} ".encode() * (number * 997 % 30_000)
+        store.put_bytes(f"{name}/{number % 5}", made, keep=True)
+        assert bytes(store.get_bytes(f"{name}/{number % 5}")) == made
+        store.put_bytes(f"{name}/cache/{number % 50}", made)
+        views = [*views[-3:], store.get_bytes(f"{name}/{number % 5}")]
+        if number % 7 == 0:
+            store.delete(f"{name}/{number % 5}")
+            store.put(f"{name}/table", pa.table({"n": list(range(number % 1000))}), keep=True)
+    say("done", number)
+    store.close()
+
+
+def stranger(user: str, what: str, *words: str) -> None:
+    """Become another user, then open a store, connect to one or serve; say what comes of it."""
+    for module in ("gettext", "tierstore.service.daemon"):  # that user may not be allowed to read them later
+        importlib.import_module(module)
+    kernels()
+    daemon_kernels()
+    os.setgroups([])
+    os.setgid(int(user))
+    os.setuid(int(user))
+    say("now")
+    if what == "open":
+        opened(*words)
+    elif what == "serve":
+        cli.main(["serve", *words])
+    else:
+        try:
+            with tierstore.connect(words[0]) as store:
+                say("connected", store.keys())
+        except Exception as error:
+            say(type(error).__name__, str(error))
+
+
 BODIES = {
     body.__name__: body
-    for body in (truncated, holder, reader_writer, reader, forker, crowd, opened, deleted_while_moved)
+    for body in (
+        truncated,
+        holder,
+        reader_writer,
+        reader,
+        forker,
+        crowd,
+        opened,
+        deleted_while_moved,
+        reopened,
+        closed,
+        pressed,
+        filled,
+        busy,
+        stranger,
+    )
 }
 
 

@@ -22,6 +22,7 @@ from .layout import (
 )
 from .region import Mapping, create_file, map_sync_works, reserve
 
+START_EMPTY = "put a whole copy there, or remove the file to start empty"
 UNNAMED = ".new"  # ends the name of a file that has no superblock yet
 _SUPER = struct.Struct("<QQQQQQ16sQQ")  # SB_MAGIC to SB_INDEX; the hash follows
 assert _SUPER.size == SB_HASH
@@ -80,10 +81,24 @@ class Arena:
     def create(self, store_id: bytes) -> None:
         """Open or create the file and its superblock. ``warm`` tells whether it held this geometry before.
 
-        Raises: ConfigError if the file belongs to another version or store, OSError with the path.
+        Raises: ConfigError if it cannot be opened or belongs to another version or store, CorruptionError, Full.
         """
+        try:
+            self._open(store_id)
+        except OSError as error:
+            raise ConfigError(
+                f"{self.name} file",
+                self.path,
+                f"a file that can be opened or made ({error.strerror}); mend {error.filename or self.path} or give "
+                "another path",
+            ) from error
+
+    def _open(self, store_id: bytes) -> None:
         os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+        if os.path.exists(self.path) and not os.path.isfile(self.path):
+            raise ConfigError(f"{self.name} file", self.path, "a regular file, not a directory, pipe or device")
         before = os.path.getsize(self.path) if os.path.exists(self.path) else 0
+        self.warm = bool(before)
         if before:
             self._check_existing(before, store_id)
             self.fd = create_file(self.path, self.file_bytes)
@@ -101,18 +116,24 @@ class Arena:
                 )
         else:
             self.direct = open_direct(self.path, os.O_RDWR)
-        self.warm, self.volatile = bool(before), in_memory(self.path)
+        self.volatile = in_memory(self.path)
 
     def _begin(self, store_id: bytes) -> None:
         """A new file gets its name only with a superblock in it: a start that dies before leaves nothing to be refused."""
         unnamed = self.path + UNNAMED
         self.fd = create_file(unnamed, self.file_bytes)
         self._claim()
-        if os.path.exists(self.path) and os.path.getsize(self.path):  # another start was faster
+        try:
+            if os.path.exists(self.path) and os.path.getsize(self.path):  # another start was faster
+                raise ConfigError(f"{self.name} file", self.path, "a file that no other store made in this moment")
+            reserve(self.fd, 0, 2 * SUPERBLOCK_BYTES, unnamed)
+            for _ in range(2):  # both places, so that a damaged one is not the only one
+                self.write_superblock(store_id)
+        except BaseException:
             os.unlink(unnamed)
-            raise ConfigError(f"{self.name} file", self.path, "a file that no other store made in this moment")
-        for _ in range(2):  # both places, so that a damaged one is not the only one
-            self.write_superblock(store_id)
+            os.close(self.fd)
+            self.fd = -1  # nothing at the path is ours
+            raise
         os.rename(unnamed, self.path)
 
     def _claim(self) -> None:
@@ -127,7 +148,9 @@ class Arena:
     def _check_existing(self, size: int, store_id: bytes) -> None:
         fields = read_superblock(self.path)
         if fields is None:
-            raise CorruptionError(self.path, 0, "a superblock of tierstore", "none with a valid checksum")
+            raise CorruptionError(
+                self.path, 0, "a superblock of tierstore", "none with a valid checksum", remedy=START_EMPTY
+            )
         if fields["version"] != LAYOUT_VERSION:
             raise ConfigError(
                 f"{self.name} file {self.path}",
@@ -143,7 +166,9 @@ class Arena:
                 f"{self.segment_bytes}; give the old size, or remove the file to start empty",
             )
         if size < self.file_bytes:
-            raise CorruptionError(self.path, size, f"{self.file_bytes} bytes", f"a file truncated to {size}")
+            raise CorruptionError(
+                self.path, size, f"{self.file_bytes} bytes", f"a file truncated to {size}", remedy=START_EMPTY
+            )
         if self.kind != KIND_DRAM and fields["store_id"] != store_id and any(store_id):
             raise ConfigError(
                 f"{self.name} file {self.path}",
@@ -213,8 +238,8 @@ class Arena:
 
     def known_store(self) -> bytes | None:
         """The id in the superblock of an arena that outlives memory."""
-        if self.kind == KIND_DRAM or not os.path.exists(self.path):
-            return None
+        if self.kind == KIND_DRAM or not os.path.isfile(self.path):
+            return None  # what else may be there, create() refuses
         fields = read_superblock(self.path)
         return bytes(fields["store_id"]) if fields is not None else None
 

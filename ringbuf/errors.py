@@ -54,12 +54,16 @@ class InvalidKey(TierstoreError, ValueError):
 class CorruptionError(TierstoreError):
     """Stored bytes differ from what was written.
 
-    region: file or tier; offset: byte position there; expected, found: what disagreed.
+    region: file or tier; offset: byte position there; expected, found: what disagreed; remedy: what can be done.
     """
 
-    def __init__(self, region: str, offset: int, expected: object, found: object):
-        super().__init__(
-            f"{region} at byte {offset}: expected {expected}, found {found}; "
-            "the block is set aside and reported by `tierstore verify`"
-        )
+    def __init__(
+        self,
+        region: str,
+        offset: int,
+        expected: object,
+        found: object,
+        remedy: str = "the block is set aside and reported by `tierstore verify`",
+    ):
+        super().__init__(f"{region} at byte {offset}: expected {expected}, found {found}; {remedy}")
         self.region, self.offset, self.expected, self.found = region, offset, expected, found

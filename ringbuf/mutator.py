@@ -69,7 +69,7 @@ class Mutator:
             self._open_index()
             self._build_core(quotas)
         except BaseException:
-            self._close_files(remove=False)
+            self.close_failed()
             raise
 
     # --- regions ---------------------------------------------------------------------------------------------------------
@@ -376,10 +376,12 @@ class Mutator:
 
     def claim_slot(self, pid: int) -> int:
         """A free client slot, made active; -1 if all are taken."""
+        high = int(self._words[core.D_SLOT_HIGH // 8])
         for slot in range(1, self.slot_count):
             at = self.slot_address(slot)
-            if self._get(at + layout.P_STATE) == layout.SLOT_FREE:
+            if slot >= high:  # nobody has had it: not even its state can be read while memory is full
                 reserve(self.clients_fd, at - self.clients.address, self.slot_stride, self.folder)
+            if self._get(at + layout.P_STATE) == layout.SLOT_FREE:
                 self._put(at + layout.P_PID, pid)
                 self._put(at + layout.P_NONCE, int.from_bytes(os.urandom(4), "little") >> 1 << 32)
                 self._put(at + layout.P_TAIL, self._get(at + layout.P_HEAD))
@@ -420,11 +422,18 @@ class Mutator:
     def close(self, remove: bool) -> None:
         """Stop and close everything; remove: the files in memory and the arenas too."""
         self.stop()
-        self._close_files(remove)
+        self._close_files(remove, self.arenas)
 
-    def _close_files(self, remove: bool) -> None:
-        """Also where only some of them were opened."""
+    def close_failed(self) -> None:
+        """Close after a start that came to nothing: what it made goes, what it found stays."""
+        self.stop()
         for arena in self.arenas:
+            arena.close(remove=arena.fd >= 0 and not arena.warm)
+        self._close_files(remove=not getattr(self, "warm", True), arenas=())
+
+    def _close_files(self, remove: bool, arenas: Sequence[Tier]) -> None:
+        """Also where only some of them were opened."""
+        for arena in arenas:
             arena.close(remove)
         for name in ("control_fd", "clients_fd", "index_fd", "event_fd"):
             if hasattr(self, name):

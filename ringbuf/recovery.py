@@ -82,9 +82,10 @@ def _find_incomplete(mutator: Mutator, segment: int, found: Recovery) -> None:
 
 
 def _find_slots(mutator: Mutator, found: Recovery) -> None:
-    for slot in range(1, mutator.slot_count):
-        at = mutator.slot_address(slot)
-        if not mutator.warm or ctypes.c_uint64.from_address(at).value != layout.SLOT_ACTIVE:
+    for slot in range(1, mutator.slot_count if mutator.warm else 0):
+        # Not by its address: that would take a page of memory for every slot that nobody ever had.
+        at = mutator.slot_address(slot) - mutator.clients.address
+        if int.from_bytes(os.pread(mutator.clients_fd, 8, at), "little") != layout.SLOT_ACTIVE:
             continue
         mutator.raise_slot_high(slot + 1)
         if lock_holder(mutator.locks_fd, slot) == 0:
@@ -95,8 +96,16 @@ def _settle_state(mutator: Mutator, number: int, segment: int, found: Recovery) 
     """The state a segment starts this life with."""
     entry = mutator._entry(segment)
     word = mutator._get(entry)
+    arena = mutator.arenas[number]
+    if mutator.warm and not arena.warm:  # its file was lost, and with it everything that the control file tells of
+        if word >> layout.STATE_SHIFT in _HELD:
+            found.damaged.append(segment)
+        mutator._put(entry, layout.STATE_UNBACKED << layout.STATE_SHIFT)
+        for offset in (layout.S_LIVE_BYTES, layout.S_LIVE_COUNT, layout.S_EXPIRY):
+            mutator._put(entry + offset, 0)
+        return layout.STATE_UNBACKED
     if not mutator.warm:
-        if mutator.arenas[number].kind == layout.KIND_DRAM or not mutator.arenas[number].warm:
+        if arena.kind == layout.KIND_DRAM or not arena.warm:
             return layout.STATE_UNBACKED
         header = _segment_header(mutator, segment)
         if not any(header):
@@ -108,6 +117,8 @@ def _settle_state(mutator: Mutator, number: int, segment: int, found: Recovery) 
             mutator._put(entry, layout.STATE_QUARANTINED << layout.STATE_SHIFT)
             mutator._pools[0] += 1
             return layout.STATE_QUARANTINED
+        if arena.mapped:
+            arena.back(segment)  # a copy may have holes where there were zeros
         generation = life & (1 << layout.LIFE_POOL_SHIFT) - 1
         word = generation | layout.STATE_SEALED << layout.STATE_SHIFT
         mutator._put(entry + layout.S_POOL, life >> layout.LIFE_POOL_SHIFT & 63)

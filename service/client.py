@@ -54,7 +54,9 @@ class SocketControl:
             self._check()
             self._request += 1
             try:
-                protocol.send(self._connection, protocol.encode(operation, self._request, body))
+                # A daemon that refused us hung up, but its reason is there to be read.
+                with contextlib.suppress(BrokenPipeError):
+                    protocol.send(self._connection, protocol.encode(operation, self._request, body))
                 kind, answer, descriptors = self._answer(self._request)
             except OSError as error:
                 raise PeerLost(f"the daemon at {self._path} is gone ({error})") from None
@@ -140,6 +142,7 @@ class SocketControl:
                 body, descriptors = self._exchange(protocol.RENEW, {})
             if (body["store_id"], body["segment_count"]) != (session.store_id, session.grant.segment_count):
                 session.close()
+                os.close(descriptors[0])
                 raise PeerLost(f"the daemon at {self._path} serves another store now; connect again")
             session.map_index(descriptors[0], body["index_bytes"], body["epoch"])
 

@@ -14,6 +14,7 @@ from typing import Any
 from tierstore.ringbuf.errors import ConfigError
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+SIZE_MAX = 1 << 63  # what a file offset can say
 _UNITS = {"": 1, "B": 1, "KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": 1 << 40}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN = 32 * MIB, MIB
@@ -33,9 +34,10 @@ def parse_size(text: str | int, key: str = "size") -> int:
         unit = match.group(2).upper() if match else "?"
         if match is None or unit not in _UNITS:
             raise ConfigError(key, text, "a size such as 512MiB or 8GiB (units B, KiB, MiB, GiB, TiB)")
-        size = int(float(match.group(1)) * _UNITS[unit])
-    if size < 0:
-        raise ConfigError(key, text, "a size that is not negative")
+        number = float(match.group(1)) * _UNITS[unit]
+        size = int(number) if number < SIZE_MAX else SIZE_MAX
+    if size < 0 or size >= SIZE_MAX:
+        raise ConfigError(key, text, "a size that is not negative and below 8388608TiB")
     return size
 
 
@@ -181,9 +183,9 @@ def _disks(value: object, key: str) -> tuple[DiskDir, ...]:
 def _pools(value: object, key: str) -> tuple[Pool, ...]:
     if not isinstance(value, Mapping):
         raise ConfigError(key, value, "a table of NAME = SIZE")
-    return tuple(
-        Pool(str(name), parse_size(size, f"pools.{name}")) for name, size in value.items() if name != "default"
-    )
+    if "default" in value:
+        raise ConfigError(f"{key}.default", value["default"], "another name: the pool of that name has no quota")
+    return tuple(Pool(str(name), parse_size(size, f"pools.{name}")) for name, size in value.items())
 
 
 def _flag(value: object, key: str) -> bool:
@@ -193,6 +195,12 @@ def _flag(value: object, key: str) -> bool:
     if str(value).lower() not in words:
         raise ConfigError(key, value, "true or false")
     return words[str(value).lower()]
+
+
+def _path(value: object, key: str) -> str:
+    if not isinstance(value, (str, os.PathLike)):
+        raise ConfigError(key, value, "a path in quotes")
+    return os.path.abspath(os.path.expanduser(os.fspath(value)))
 
 
 def _number(value: object, key: str) -> int:
@@ -208,9 +216,9 @@ def _pmem(value: object, key: str) -> dict[str, Any]:
 
 
 _FIELDS: dict[str, Any] = {
-    "socket": lambda v, k: {"socket": os.path.abspath(os.path.expanduser(str(v)))},
+    "socket": lambda v, k: {"socket": _path(v, k)},
     "dram": lambda v, k: {"dram_bytes": parse_size(v, k)},
-    "dram_dir": lambda v, k: {"dram_dir": str(v)},
+    "dram_dir": lambda v, k: {"dram_dir": _path(v, k)},
     "pmem": _pmem,
     "pmem_profile": lambda v, k: {"pmem_profile": str(v)},
     "disk_profile": lambda v, k: {"disk_profile": str(v)},
@@ -258,5 +266,5 @@ def _read(path: str) -> dict[str, Any]:
             return tomllib.load(file)
     except OSError as error:
         raise ConfigError("config", path, f"a readable file ({error.strerror})") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError("config", path, f"a TOML file ({error})") from None

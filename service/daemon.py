@@ -23,7 +23,7 @@ from tierstore.ringbuf.errors import ConfigError
 
 from . import node, protocol
 from .config import StoreConfig
-from .layout import engine_config, remove_dead
+from .layout import engine_config, mark_ephemeral, remove_dead
 
 log = logging.getLogger("tierstore")
 
@@ -43,7 +43,10 @@ class Daemon:
             os.makedirs(os.path.dirname(self._path) or ".", mode=0o700, exist_ok=True)
         except OSError as error:
             raise ConfigError("socket", self._path, f"a path in a folder that can be made ({error.strerror})") from None
-        self.engine = Engine(engine_config(config))
+        made = engine_config(config)
+        self.engine = Engine(made)
+        if config.ephemeral:
+            mark_ephemeral(made.folder, [arena.path for arena in made.arenas[1:]])
         self.requests = Requests(self.engine)
         self._node = node.Node(os.getuid())
         self._selector = selectors.DefaultSelector()
@@ -56,9 +59,9 @@ class Daemon:
         self._stopping = threading.Event()
         try:
             self._listen()
-        except BaseException:  # nobody could use the engine: its files must not stay behind
+        except BaseException:  # nobody could use the engine: what it made in memory must not stay behind
             self.requests.close()
-            self.engine.close()
+            self.engine.close(unused=True)
             raise
 
     def _listen(self) -> None:
@@ -67,10 +70,10 @@ class Daemon:
             raise ConfigError(
                 "socket", self._path, "a path that is free, or a socket of a dead daemon; a file is there"
             )
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
             self._listener.bind(self._path)
         except OSError as error:
             raise ConfigError(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
 
 from tierstore.cache.engine import EngineConfig
 from tierstore.ringbuf.arena import UNNAMED, Arena
+from tierstore.ringbuf.errors import ConfigError
 from tierstore.ringbuf.layout import KIND_DISK, KIND_DRAM, KIND_PMEM, SEGMENT_SLACK
 from tierstore.ringbuf.mutator import DAEMON_LOCK
 from tierstore.ringbuf.region import lock_holder, locked_here
@@ -43,9 +45,14 @@ def engine_config(config: StoreConfig) -> EngineConfig:
         path = os.path.join(disk.path, f"tierstore-{index}.arena")
         count = _count(disk.bytes, size)
         arenas.append(Arena(KIND_DISK, path, size, count, index, compress=config.disk_lz4, cost=disk_cost))
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    if config.ephemeral:
-        mark_ephemeral(folder, [arena.path for arena in arenas[1:]])
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            "dram_dir", config.dram_dir, f"a directory in memory (a tmpfs) that can be written in ({error.strerror})"
+        ) from None
+    if config.ephemeral:  # a file that is there already may be another store's: it is ours once the engine has it
+        mark_ephemeral(folder, [arena.path for arena in arenas[1:] if not os.path.exists(arena.path)])
     pools = {"default": 0} | {pool.name: pool.quota_bytes for pool in config.pools}
     labels = {"pmem": pmem_label, "disk": disk_label}
     return EngineConfig(folder, size, arenas, config.client_slots, pools, config.ephemeral, labels)
@@ -71,7 +78,11 @@ def remove_dead(config: StoreConfig) -> list[str]:
     """Remove what killed ephemeral stores of this user left in the memory folder; returns their folders."""
     removed = []
     prefix = f"{FOLDER_PREFIX}{os.getuid()}-"
-    for entry in os.listdir(config.dram_dir):
+    try:
+        entries = os.listdir(config.dram_dir)
+    except OSError as error:
+        raise ConfigError("dram_dir", config.dram_dir, f"a directory that can be read ({error.strerror})") from None
+    for entry in entries:
         folder = os.path.join(config.dram_dir, entry)
         mark = os.path.join(folder, EPHEMERAL_MARK)
         if not entry.startswith(prefix) or not os.path.exists(mark) or _alive(folder):
@@ -79,11 +90,17 @@ def remove_dead(config: StoreConfig) -> list[str]:
         with open(mark) as file:
             for path in filter(None, file.read().splitlines()[1:]):
                 for name in (path, path + UNNAMED):
-                    with contextlib.suppress(FileNotFoundError):
-                        os.unlink(name)
+                    _unlink_unused(name)
         shutil.rmtree(folder, ignore_errors=True)
         removed.append(folder)
     return removed
+
+
+def _unlink_unused(path: str) -> None:
+    """Remove an arena file unless a running store has it: of two that started at once the refused one may have named it."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
 
 
 def _alive(folder: str) -> bool:
