@@ -150,6 +150,7 @@ class Appender:
     def append(self, lease: Lease, offset: int, length: int, block: Block) -> None:
         """Copy one block into the room claimed for it."""
         session = self.session
+        session.native.nudge(session.clients.address)
         target = int(lease.words[words.L_BASE // 8]) + offset
         generation = int(lease.words[words.L_GENERATION // 8])
         request = ctypes.create_string_buffer(words.REQUEST_BYTES)
@@ -251,6 +252,7 @@ class ObjectWriter:
         self, appender: Appender, key: str, pool: int, kind: int, expiry_ms: int, schema: pa.Schema | None = None
     ):
         session = appender.session
+        session.native.nudge(session.clients.address)
         self.appender, self.key = appender, check_key(key)
         self.pool, self.kind, self.expiry_ms = pool, kind, expiry_ms
         self._encoder = encoder_of(schema) if schema is not None else None

@@ -14,6 +14,7 @@ from tierstore.ringbuf import core_state, layout
 from tierstore.ringbuf.client import ArenaInfo, Grant
 from tierstore.ringbuf.errors import Full
 from tierstore.ringbuf.mutator import Mutator
+from tierstore.ringbuf.region import populate
 from tierstore.ringbuf.tier import Tier
 
 from .cascade import Cascade
@@ -65,6 +66,7 @@ class Engine:
         self._slots_turn = threading.RLock()  # a slot is claimed and marked as held in one step
         self.held_slots: set[int] = set()  # of this process, or with an open connection
         self._unbacked: list[int] = []
+        self._unentered: list[int] = []
         self._hits_when_aged = self._hits_seen = 0
         self._reading, self._gone_when_synced = False, 0
         self._next_check = self._next_promotion = 0.0
@@ -82,6 +84,9 @@ class Engine:
         for segment in sorted(found, key=lambda s: mutator.segment_field(s, layout.S_SEQUENCE)):
             self.cascade.sealed(segment)
         self._unbacked = [s for s in range(mutator.segment_count) if mutator.state(s) == layout.STATE_UNBACKED]
+        self._unentered = [
+            s for s in range(mutator.segment_count) if mutator.address(s) and s not in set(self._unbacked)
+        ]
         for arena in mutator.arenas:
             mine = [s for s in self._unbacked if arena.first <= s < arena.first + arena.segment_count]
             for segment in mine[: BACKED_AT_START + mutator.reserve_count()]:
@@ -112,7 +117,13 @@ class Engine:
             return False
         self._unbacked.remove(segment)
         self.mutator.submit(layout.OP_BACKED, segment)
+        if self.mutator.address(segment):
+            self._unentered.append(segment)
         return True
+
+    def _enter(self) -> None:
+        """Enter one segment into our page tables: else each publish in it waits for page faults of some microseconds."""
+        populate(self.mutator.address(self._unentered.pop()), self.mutator.segment_bytes, writable=True)
 
     def start(self) -> None:
         """Start the policy thread."""
@@ -125,7 +136,7 @@ class Engine:
         poll = select.poll()
         poll.register(self.mutator.event_fd, select.POLLIN)
         while not self._stop.is_set():
-            if not self._unbacked:
+            if not self._unbacked and not self._unentered:
                 poll.poll(int(1000 * (PROMOTE_S if self._reading else TICK_S)))
             try:
                 with self.turn:
@@ -148,6 +159,8 @@ class Engine:
         for _ in range(4):
             if self._unbacked:
                 self._back(self._unbacked[0])
+        if self._unentered:
+            self._enter()
         for _, pool in wanted:
             if pool:
                 self.cascade.shrink_pool(pool - 1)

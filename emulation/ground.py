@@ -63,8 +63,8 @@ def run(*words: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
 
 
 def body(name: str, *words: str, timeout: float = 60) -> str:
-    """What a body of emulation/procs.py says in all."""
-    answer = run("-m", "tierstore.emulation.procs", name, *words, timeout=timeout)
+    """What a body of emulation/bodies.py says in all."""
+    answer = run("-m", "tierstore.emulation.bodies", name, *words, timeout=timeout)
     return answer.stdout + answer.stderr
 
 
@@ -94,6 +94,6 @@ def serving(folder: Path, *arguments: str) -> Iterator[Daemon]:
 
 def as_nobody(what: str, *words: str) -> str:
     """What another user is told."""
-    answer = run("-m", "tierstore.emulation.procs", "stranger", str(NOBODY), what, *words, timeout=30)
+    answer = run("-m", "tierstore.emulation.bodies", "stranger", str(NOBODY), what, *words, timeout=30)
     assert answer.stdout.startswith("now\n"), answer.stdout + answer.stderr
     return (answer.stdout.removeprefix("now\n") + answer.stderr).strip()

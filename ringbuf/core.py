@@ -87,9 +87,9 @@ COUNT_SLEEPS = daemon_index("sleeps")
 
 # About 60 us: a client that puts in a loop finds the mutator awake (0.6 us a message instead of 60).
 IDLE_SPINS = 1500
-# While messages come less than SHORT_SLEEP_NS apart, it then looks on for about that long, giving the processor to anybody who
-# wants it: being woken costs each of them up to 100 us.
-BUSY_POLLS, SHORT_SLEEP_NS = 2500, 1_000_000
+# While messages come less than SHORT_SLEEP_NS apart, it then looks on for about a millisecond, giving the processor to anybody
+# who wants it: being woken costs each of them up to 100 us.
+BUSY_POLLS, SHORT_SLEEP_NS = 2500, 4_000_000
 SLEEP_NS, DRAIN_NS = 500_000_000, 1_000_000
 MESSAGES_PER_VISIT = 64
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 
 import tierstore
-from tierstore.emulation import procs
+from tierstore.emulation import bodies
 from tierstore.emulation.procs import Child, Daemon
 
 pytestmark = pytest.mark.slow
@@ -153,7 +153,7 @@ def test_spawn(node: Daemon) -> None:
     with node.connect() as store:
         store.put_bytes("k", b"12345", keep=True)
         with multiprocessing.get_context("spawn").Pool(2) as pool:
-            assert pool.starmap(procs.spawned, [(node.socket, "k")] * 3) == [5, 5, 5]
+            assert pool.starmap(bodies.spawned, [(node.socket, "k")] * 3) == [5, 5, 5]
 
 
 def test_many_threads_on_one_client(node: Daemon) -> None:

@@ -23,7 +23,7 @@ FUNCTION_LINES_MAX = 60
 # that is no longer needed fails too. Keys: "cache/store.py" for a file, "cache/store.py::Store.put" for a function.
 ALLOWED: dict[str, int] = {
     "ringbuf/operations.py": 460,  # a fifth of the file is its imports, a name a line
-    "ringbuf/mutator.py": 446,
+    "ringbuf/mutator.py": 455,
     "ringbuf/mutator.py::Mutator._build_core": 61,
     "cache/appender.py": 430,
     "cache/store.py": 465,
