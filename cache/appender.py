@@ -149,10 +149,9 @@ class Appender:
 
     def append(self, lease: Lease, offset: int, length: int, block: Block) -> None:
         """Copy one block into the room claimed for it."""
-        session = self.session
+        session, generation = self.session, int(lease.words[words.L_GENERATION // 8])
         session.native.nudge(session.clients.address)
         target = int(lease.words[words.L_BASE // 8]) + offset
-        generation = int(lease.words[words.L_GENERATION // 8])
         request = ctypes.create_string_buffer(words.REQUEST_BYTES)
         at = ctypes.addressof(request)
         flush = int(session.kinds[lease.segment]) == layout.KIND_PMEM
