@@ -1,12 +1,14 @@
 # One command for each thing; every target makes its own virtualenv. Needs only make and a Python >= 3.11.
 #
 #   PYTHON=/path/to/python   use this interpreter for the virtualenv
+#   MINUTES=60               how long to soak; each pass has a seed of its own, printed before it (TEST_SEED=n repeats one)
 #   ARGS="..."               more arguments for pytest (test, soak), bench or demo
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo test check bench soak clean
 
+MINUTES ?= 0
 VENV  := .venv
 BIN   := $(VENV)/bin
 PIP   := $(BIN)/python -m pip --disable-pip-version-check --no-input
@@ -23,8 +25,12 @@ demo: $(VENV)/.stamp-test  ## show what tierstore does, in a minute
 test: $(VENV)/.stamp-dev  ## run the tests, except soak
 	$(BIN)/pytest $(ARGS)
 
-soak: $(VENV)/.stamp-dev  ## run the tests that take minutes
-	$(BIN)/pytest -m soak --timeout=0 $(ARGS)
+soak: $(VENV)/.stamp-dev  ## run the tests that take minutes: once, or with new seeds for MINUTES=...
+	@end=$$(($$(date +%s) + 60 * $(MINUTES))); seed=$${TEST_SEED:-1}; \
+	while echo "TEST_SEED=$$seed" && TEST_SEED=$$seed $(BIN)/pytest -m soak --timeout=0 $(ARGS); do \
+	    seed=$$((seed + 1)); \
+	    if [ $$(date +%s) -ge $$end ]; then exit 0; fi; \
+	done; exit 1
 
 check: $(VENV)/.stamp-dev  ## format, lint, types, layering and conventions; changes nothing
 	$(BIN)/ruff format --check $(LINT)

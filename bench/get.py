@@ -280,6 +280,7 @@ class ValueReader:
     def __init__(self) -> None:
         self._store: Any = None
         self._keys: list[str] = []
+        self._lmdb: Any = None
 
     def open(self, socket: str, key_count: int, seed: int) -> None:
         """Connect, and check each value once."""
@@ -298,6 +299,21 @@ class ValueReader:
                 get(key)
         return {"begin": begin, "end": time.perf_counter(), "count": passes * len(keys)}
 
+    def open_lmdb(self, path: str) -> None:
+        """The same values in LMDB."""
+        self._lmdb = open_lmdb(path)
+
+    def lmdb_one_by_one(self, passes: int) -> dict[str, float]:
+        """Views of LMDB's values, all in one transaction, which is the best that it can do."""
+        keys = [key.encode() for key in self._keys]
+        begin = time.perf_counter()
+        with self._lmdb.begin(buffers=True) as transaction:
+            get = transaction.get
+            for _ in range(passes):
+                for key in keys:
+                    get(key)
+        return {"begin": begin, "end": time.perf_counter(), "count": passes * len(keys)}
+
     def many(self, passes: int) -> dict[str, float]:
         """get_many, some keys at a time."""
         get, keys = self._store.get_many, self._keys
@@ -314,23 +330,40 @@ def values_per_s(members: list[Client], command: str, passes: int) -> float:
     return rate(together(members, command, passes=passes))
 
 
+def lmdb_values(path: str, keys: list[str]) -> bool:
+    """Put the values into LMDB; False where it is missing."""
+    try:
+        import lmdb  # noqa: F401
+    except ImportError:
+        return False
+    with open_lmdb(path) as environment, environment.begin(write=True) as transaction:
+        for key in keys:
+            transaction.put(key.encode(), key.encode() * (VALUE_BYTES // len(key)))
+    return True
+
+
 def time_values(bench: Bench, node: Node, keys: list[str]) -> None:
-    """Values per second, by one client and by two, in turns."""
+    """Values per second, by one client and by two, in turns with LMDB."""
     passes, rounds = bench.parameter("value_passes", 2, 200), bench.parameter("value_rounds", 2, 7)
-    with clients("get.ValueReader", 2) as members:
+    ways = {"many": f"get_many, {MANY} keys a call", "one_by_one": "get_bytes in a loop"}
+    with folder(MEMORY) as place, clients("get.ValueReader", 2) as members:
+        path = str(place / "lmdb")
+        peer = lmdb_values(path, keys)
         for seed, member in enumerate(members):
             member.call("open", socket=node.socket, key_count=len(keys), seed=seed)
+            if peer:
+                member.call("open_lmdb", path=path)
         together(members, "many", passes=passes)
-        for command, name in (("many", f"get_many, {MANY} keys a call"), ("one_by_one", "get_bytes in a loop")):
-            samples = in_turns(
-                {
-                    "one": partial(values_per_s, members[:1], command, passes),
-                    "two": partial(values_per_s, members, command, passes),
-                },
-                rounds,
-            )
-            million = [value / 1e6 for value in samples["one"]]
-            bench.report(f"4 KiB values as views, one client, {name}", million, "million/s", at_least(3))
+        for command, name in ways.items():
+            variants = {
+                "one": partial(values_per_s, members[:1], command, passes),
+                "two": partial(values_per_s, members, command, passes),
+            }
+            if peer:
+                variants["LMDB"] = partial(values_per_s, members[:1], "lmdb_one_by_one", passes)
+            samples = in_turns(variants, rounds)
+            million = {which: [value / 1e6 for value in values] for which, values in samples.items()}
+            bench.report(f"4 KiB values as views, one client, {name}", million["one"], "million/s", at_least(3))
             bench.report(
                 f"4 KiB values as views, two clients, {name}",
                 ratios(samples["two"], samples["one"]),
@@ -338,3 +371,6 @@ def time_values(bench: Bench, node: Node, keys: list[str]) -> None:
                 at_least(1.8),
                 "one client, in turns",
             )
+            if peer:
+                what = f"LMDB, one client, in turns: {statistics.median(million['LMDB']):.2f} million/s"
+                bench.report(f"one client, {name} / LMDB", ratios(samples["one"], samples["LMDB"]), "x", None, what)

@@ -183,13 +183,6 @@ def recover_itself(stage: Stage) -> None:
     stage.delete("a")
 
 
-def superblock(stage: Stage) -> None:
-    """The switch of superblocks happens beside the segments; see also tests of arenas."""
-    stage.put(PMEM, "a", A)
-    stage.store.arenas[DISK].write_superblock(stage.store.mutator.store_id)
-    stage.put(PMEM, "b", B)
-
-
 SCENARIOS: dict[str, Callable[[Stage], None]] = {
     scenario.__name__: scenario
     for scenario in (
