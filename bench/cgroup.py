@@ -1,4 +1,4 @@
-"""Memory control groups: how a benchmark bounds all memory of some processes, page cache and shared memory included."""
+"""Control groups: how a benchmark bounds all memory of some processes, page cache and shared memory included, or their disk."""
 
 from __future__ import annotations
 
@@ -12,24 +12,55 @@ ROOT = Path("/sys/fs/cgroup")
 
 
 class NotPermittedError(Exception):
-    """This machine, container or user does not let us make a memory control group."""
+    """This machine, container or user does not let us make such a control group."""
 
 
 @contextlib.contextmanager
 def memory_group(name: str, limit_bytes: int) -> Iterator[Path]:
     """A control group, of version 1 or 2, whose processes together may use so much memory. Raises NotPermittedError."""
-    v1 = ROOT / "memory"
-    parent, limit = (v1, "memory.limit_in_bytes") if v1.is_dir() else (ROOT, "memory.max")
+    with _group("memory", name, {"memory.limit_in_bytes": str(limit_bytes)}, {"memory.max": str(limit_bytes)}) as group:
+        yield group
+
+
+@contextlib.contextmanager
+def disk_group(name: str, path: Path, bytes_per_s: float) -> Iterator[Path]:
+    """A control group whose processes together read so fast, and no faster, from the device that a path is on.
+
+    Only reads past the page cache are sure to be counted. Raises NotPermittedError.
+    """
+    device = _whole_disk(os.stat(path).st_dev)
+    v1, v2 = f"{device} {bytes_per_s:.0f}", f"{device} rbps={bytes_per_s:.0f}"
+    with _group("blkio", name, {"blkio.throttle.read_bps_device": v1}, {"io.max": v2}) as group:
+        yield group
+
+
+def _whole_disk(device: int) -> str:
+    """MAJOR:MINOR of the disk that a file system's device is, or is a partition of."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    place = Path(f"/sys/dev/block/{number}")
+    if (place / "partition").exists():
+        return (place.resolve().parent / "dev").read_text().strip()
+    if not place.exists():
+        raise NotPermittedError(f"the file system of device {number} is not on a disk of its own")
+    return number
+
+
+@contextlib.contextmanager
+def _group(controller: str, name: str, v1: dict[str, str], v2: dict[str, str]) -> Iterator[Path]:
+    """A new group with these limits, in the words of version 1 or of version 2."""
+    old = ROOT / controller
+    parent, limits = (old, v1) if old.is_dir() else (ROOT, v2)
     group = parent / f"tsbench-{os.getpid()}-{name}"
     try:
         group.mkdir()
     except OSError as error:
-        raise NotPermittedError(f"no memory control group can be made in {parent} ({error.strerror})") from error
+        raise NotPermittedError(f"no {controller} control group can be made in {parent} ({error.strerror})") from error
     try:
-        try:
-            (group / limit).write_text(str(limit_bytes))
-        except OSError as error:
-            raise NotPermittedError(f"{group / limit} cannot be set ({error.strerror})") from error
+        for limit, value in limits.items():
+            try:
+                (group / limit).write_text(value)
+            except OSError as error:
+                raise NotPermittedError(f"{group / limit} cannot be set ({error.strerror})") from error
         yield group
     finally:
         _remove(group)

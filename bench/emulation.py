@@ -9,16 +9,19 @@ nothing can be slowed down to be faster.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import tierstore
 from tierstore.emulation import profiles
 
+from .cgroup import NotPermittedError, disk_group
 from .data import KIB, MIB, batch
 from .harness import Bench, at_least, at_most
-from .node import clients, rate, serving, together
+from .node import clients, folder, rate, serving, together
 
 NAMES = ("optane100-1", "optane100-6", "optane200", "cxl-asic", "cxl-fpga", "cxl-x16", "numa-remote", "eadr")
+DISKS = ("sata-ssd", "hdd")
 BLOCKS = 16
 PAGE_VALUES = 512
 # What a machine must be faster than a device, to be slowed down to it.
@@ -35,13 +38,13 @@ class EmulatedReader:
         """Connect."""
         self._store = tierstore.connect(socket)
 
-    def fill(self, block_bytes: int) -> None:
+    def fill(self, block_bytes: int, tier: str) -> None:
         """Put blocks and one small value into the tier."""
         for number in range(BLOCKS):
             self._store.put(f"block/{number}", batch(block_bytes, number), keep=True)
-            self._store.pin(f"block/{number}", "pmem")
+            self._store.pin(f"block/{number}", tier)
         self._store.put_bytes("value", b"v" * 64, keep=True)
-        self._store.pin("value", "pmem")
+        self._store.pin("value", tier)
 
     def scan(self, seconds: float) -> dict[str, float]:
         """Sum blocks, over and over, for so long."""
@@ -87,6 +90,46 @@ def run(bench: Bench) -> None:
                 continue
             ratios = [value * 1e9 / target for value in found[processes]]
             bench.report(what, ratios, "x", at_least(0.95), "the profile's rate; at most 1.05", label)
+    run_disks(bench, block_bytes, seconds, rounds)
+
+
+def run_disks(bench: Bench, block_bytes: int, seconds: float, rounds: int) -> None:
+    """The slow disks, played by waiting, and by the kernel's throttle for all processes of a control group."""
+    plain = measure_disk((), None, block_bytes, seconds, rounds)
+    for name in DISKS if not bench.smoke else DISKS[:1]:
+        profile = profiles.load(name)
+        target, label = profile.read_bytes_per_s, f"disk: {profiles.label(profile)}"
+        for way in ("injected", "control group"):
+            what = f"{name}: rate / {target / 1e9:.2f} GB/s, two processes, {way}"
+            if max(plain) < REACH * target / 1e9:
+                bench.skip(what, f"this disk reaches {max(plain):.2f} GB/s, too little to be slowed down")
+                continue
+            try:
+                if way == "injected":
+                    found = measure_disk(("--disk-profile", name), None, block_bytes, seconds, rounds)
+                else:
+                    with folder() as place, disk_group(name, place, target) as group:
+                        found = measure_disk((), group, block_bytes, seconds, rounds)
+            except NotPermittedError as error:
+                bench.skip(what, str(error))
+                continue
+            bench.report(
+                what, [value * 1e9 / target for value in found], "x", at_least(0.95), "the profile's rate", label
+            )
+
+
+def measure_disk(
+    options: tuple[str, ...], group: Path | None, block_bytes: int, seconds: float, rounds: int
+) -> list[float]:
+    """Rates in GB/s at which two processes together read from the disk tier."""
+    dram, size = max(64 * MIB, 6 * block_bytes), 2 * BLOCKS * block_bytes + 64 * MIB
+    with serving("--dram", str(dram), "--disk", f"{{disk}}/blocks:{size}", *options, group=group) as node:
+        node.connect().close()
+        with clients("emulation.EmulatedReader", 2, group) as members:
+            together(members, "open", socket=node.socket)
+            members[0].call("fill", block_bytes=block_bytes, tier="disk")
+            together(members, "scan", seconds=seconds)  # what may be read at once at first is used up
+            return [rate(together(members, "scan", seconds=seconds)) / 1e9 for _ in range(rounds)]
 
 
 def measure(
@@ -100,7 +143,7 @@ def measure(
         node.connect().close()
         with clients("emulation.EmulatedReader", 2) as members:
             together(members, "open", socket=node.socket)
-            members[0].call("fill", block_bytes=block_bytes)
+            members[0].call("fill", block_bytes=block_bytes, tier="pmem")
             together(members, "scan", seconds=0.1)
             for _ in range(rounds):
                 samples["one"].append(rate([members[0].call("scan", seconds=seconds)]) / 1e9)
