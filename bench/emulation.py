@@ -122,8 +122,10 @@ def measure_disk(
     options: tuple[str, ...], group: Path | None, block_bytes: int, seconds: float, rounds: int
 ) -> list[float]:
     """Rates in GB/s at which two processes together read from the disk tier."""
-    dram, size = max(64 * MIB, 6 * block_bytes), 2 * BLOCKS * block_bytes + 64 * MIB
-    with serving("--dram", str(dram), "--disk", f"{{disk}}/blocks:{size}", *options, group=group) as node:
+    segment = max(MIB, 2 * block_bytes)  # each block in one piece: one access
+    size = 2 * BLOCKS * block_bytes + 8 * segment
+    tiers = ("--dram", str(max(64 * MIB, 8 * segment)), "--disk", f"{{disk}}/blocks:{size}", "--segment", str(segment))
+    with serving(*tiers, *options, group=group) as node:
         node.connect().close()
         with clients("emulation.EmulatedReader", 2, group) as members:
             together(members, "open", socket=node.socket)

@@ -160,6 +160,17 @@ class Cascade:
             time.sleep(0.0005)
         return False
 
+    def freed_count(self) -> int:
+        """Segments freed since the start."""
+        return self.mutator.counters()["freed"]
+
+    def wait_freed(self, before: int) -> None:
+        """Give the mutator its next round to free a segment that was emptied, unless somebody still reads it."""
+        for _ in range(25):
+            if self.freed_count() > before:
+                return
+            time.sleep(0.0001)
+
     def _drop(self, segment: int) -> bool:
         """Let the CACHE blocks of a segment go; False if it holds anything else."""
         if not self._droppable(segment):

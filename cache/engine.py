@@ -187,13 +187,14 @@ class Engine:
         for _ in range(4):
             if self.mutator.free_count(number) >= goal:
                 return
+            freed = self.cascade.freed_count()
             if not self.cascade.make_room(number):
                 if self.mutator.free_count(number) <= self.mutator.reserve_count():
                     # Nothing else may go: what moves are filling may, once it is sealed.
                     self.cascade.mover.finish_tier(number)
                 return
-            if self.cascade.wait_free(number, goal):
-                return
+            # Not until the goal is reached: a client that fills segments as fast as they are freed would never let it be.
+            self.cascade.wait_freed(freed)
 
     def _sync_deletes(self) -> None:
         """Make what was deleted or replaced on disk since the last time stay so after power loss."""

@@ -45,6 +45,15 @@ class Report:
     scenarios: dict[str, int] = field(default_factory=dict)
     mutants: dict[str, str] = field(default_factory=dict)  # site: the scenario that caught its absence, or ""
 
+    def add(self, other: Report) -> None:
+        """Take in what was found in another part."""
+        self.states += other.states
+        self.points += other.points
+        self.exhaustive_points += other.exhaustive_points
+        self.violations += other.violations
+        self.scenarios |= other.scenarios
+        self.mutants |= other.mutants
+
 
 def points(
     events: list[Any], base: bytes, limit: int, generator: random.Random, eadr: bool
@@ -133,8 +142,8 @@ def _names(contents: dict[str, bytes]) -> str:
     return ", ".join(f"{key} {_name(value)}" for key, value in sorted(contents.items())) or "nothing"
 
 
-def explore_all(limit: int, seed: int, mutants: bool) -> Report:
-    """Every scenario, on ordinary persistent memory and with eADR; then the mutants."""
+def explore_all(limit: int, seed: int, mutants: bool, part: int = 0, parts: int = 1) -> Report:
+    """Every scenario, on ordinary persistent memory and with eADR; then the mutants. part, parts: only each so-manieth."""
     from . import observe
 
     observe.prepare()
@@ -145,19 +154,20 @@ def explore_all(limit: int, seed: int, mutants: bool) -> Report:
     try:
         explorer = Explorer(store, limit, seed)
         runs = {name: scenarios.record(store, scenario) for name, scenario in scenarios.SCENARIOS.items()}
-        for name, run in runs.items():
+        for name in list(runs)[part::parts]:
             for eadr in (False, True):
-                explorer.explore(name, run, eadr=eadr)
+                explorer.explore(name, runs[name], eadr=eadr)
         if mutants and not explorer.report.violations:
-            _try_mutants(explorer, runs)
+            sites = sorted({site for run in runs.values() for site in run.sites.values()})
+            _try_mutants(explorer, runs, sites[part::parts])
     finally:
         store.close()
     return explorer.report
 
 
-def _try_mutants(explorer: Explorer, runs: dict[str, Any]) -> None:
+def _try_mutants(explorer: Explorer, runs: dict[str, Any], sites: list[str]) -> None:
     explorer.limit = min(explorer.limit, MUTANT_IMAGES_MAX)
-    for site in sorted({site for run in runs.values() for site in run.sites.values()}):
+    for site in sites:
         explorer.report.mutants[site] = ""
         for name, run in runs.items():
             if site in run.sites.values() and explorer.explore(name, run, without=site, stop=True):
@@ -165,16 +175,44 @@ def _try_mutants(explorer: Explorer, runs: dict[str, Any]) -> None:
                 break
 
 
-def explore_in_child(limit: int = IMAGES_MAX, seed: int = 1, mutants: bool = True) -> dict[str, Any]:
-    """explore_all() in a process whose kernels are observed; its report as plain values."""
-    command = [sys.executable, "-m", __name__, "--json", "--images", str(limit), "--seed", str(seed)]
+def explore_in_children(limit: int = IMAGES_MAX, seed: int = 1, mutants: bool = True) -> dict[str, Any]:
+    """explore_all() in two processes whose kernels are observed; their reports in one, and what was missed."""
+    began, parts = time.monotonic(), 2
+    command = [
+        sys.executable,
+        "-m",
+        "tierstore.emulation.explore",
+        "--json",
+        "--images",
+        str(limit),
+        "--seed",
+        str(seed),
+    ]
     command += [] if mutants else ["--no-mutants"]
     environment = {**os.environ, "TIERSTORE_TRACE": "1"}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=RUN_S, check=False)
-    if ended.returncode not in (0, 1):
-        raise RuntimeError(f"the explorer ended with {ended.returncode}: {ended.stderr}")
-    report: dict[str, Any] = json.loads(ended.stdout)
-    return report
+    children = [
+        subprocess.Popen(
+            [*command, "--part", f"{part}/{parts}"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for part in range(parts)
+    ]
+    report = Report()
+    try:
+        for child in children:
+            out, complaint = child.communicate(timeout=RUN_S)
+            if child.returncode != 0:
+                raise RuntimeError(f"the explorer ended with {child.returncode}: {complaint}")
+            report.add(Report(**json.loads(out)))
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+    missed = [site for site, caught in report.mutants.items() if not caught and site not in NOT_FOR_POWER]
+    return {**vars(report), "seed": seed, "seconds": time.monotonic() - began, "missed": missed}
 
 
 def main() -> int:
@@ -184,25 +222,24 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--no-mutants", action="store_true")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--part", help=argparse.SUPPRESS)  # of the children: N/M
     options = parser.parse_args()
-    if not os.environ.get("TIERSTORE_TRACE"):
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "TIERSTORE_TRACE": "1"})
-    began = time.monotonic()
-    report = explore_all(options.images, options.seed, not options.no_mutants)
-    missed = [site for site, caught in report.mutants.items() if not caught and site not in NOT_FOR_POWER]
+    if options.part:
+        part, parts = map(int, options.part.split("/"))
+        print(json.dumps(vars(explore_all(options.images, options.seed, not options.no_mutants, part, parts))))
+        return 0
+    report = explore_in_children(options.images, options.seed, not options.no_mutants)
     if options.json:
-        print(json.dumps({**vars(report), "seed": options.seed, "seconds": time.monotonic() - began, "missed": missed}))
+        print(json.dumps(report))
     else:
-        print(
-            f"{report.states} states at {report.points} points ({report.exhaustive_points} of them exhaustively), ",
-            end="",
-        )
-        print(f"seed {options.seed}, {time.monotonic() - began:.0f} s; {len(report.violations)} violations")
-        for line in report.violations:
+        exhaustive = f"({report['exhaustive_points']} of them exhaustively)"
+        print(f"{report['states']} states at {report['points']} points {exhaustive}, ", end="")
+        print(f"seed {options.seed}, {report['seconds']:.0f} s; {len(report['violations'])} violations")
+        for line in report["violations"]:
             print("  " + line)
-        for site, caught in report.mutants.items():
+        for site, caught in report["mutants"].items():
             print(f"  without {site}: {'caught by ' + caught if caught else NOT_FOR_POWER.get(site, 'NOT CAUGHT')}")
-    return 1 if report.violations or missed else 0
+    return 1 if report["violations"] or report["missed"] else 0
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 from .atomic import load, load16, load32, shift_right, store32
 from .core_state import D_ADDRESSES, D_GHOST, D_GHOST_MASK, D_INDEX, D_MASK, D_SEGMENT_BYTES, D_TRAP
 from .counters import daemon_index
-from .index import entry_of, find_item, head_at, remove, state_of, tally
+from .index import AHEAD, entry_of, find_item, head_at, look_ahead, remove, state_of, tally
 from .jit import helper
 from .layout import (
     DEAD,
@@ -95,6 +95,8 @@ def drop_range(d, segment, offset, limit):
         if length == 0:
             offset = room
             break
+        if seen % AHEAD == 0:
+            look_ahead(d, head, start + room)
         published = load(head + R_PUBLISHED)
         if load(head + R_LENGTH) > 0 and unchecked(published) > 0:
             place = load(head + R_KEY_HASH)

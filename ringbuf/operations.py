@@ -41,11 +41,13 @@ from .core_state import (
 )
 from .counters import daemon_index
 from .index import (
+    AHEAD,
     HEAD_READ_BYTES,
     entry_of,
     find_item,
     head_at,
     insert,
+    look_ahead,
     owner_of,
     remove,
     state_of,
@@ -234,12 +236,15 @@ def publish(d, slot, segment, begin, end):
         return RESULT_REFUSED
     if begin & (GRANULE - 1) != 0 or end > load(d + D_SEGMENT_BYTES):
         return RESULT_REFUSED
-    generation, offset, done = word & GENERATION_MASK, begin, 0
+    generation, offset, done, seen = word & GENERATION_MASK, begin, 0, 0
     while offset + RECORD_HEADER_BYTES <= end:
         head = start + offset
         length = sound_length(head, generation, end - offset)
         if length == 0:
             break
+        if seen % AHEAD == 0:
+            look_ahead(d, head, start + end)
+        seen += 1
         if load(head + R_LENGTH) > 0 and load(head + R_PUBLISHED) != 0:
             done += 1  # by an earlier daemon that died before it answered
         elif load(head + R_LENGTH) > 0:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tierstore.emulation.explore import explore_in_child
+from tierstore.emulation.explore import explore_in_children
 from tierstore.emulation.still import DISK, DRAM, PMEM, StillStore, Violation
 from tierstore.ringbuf import layout
 
@@ -19,7 +19,7 @@ FLIPS = 10_000
 
 @pytest.mark.slow
 def test_no_power_loss_breaks_a_promise_and_every_missing_fence_is_noticed() -> None:
-    report = explore_in_child()
+    report = explore_in_children()
     print(json.dumps({name: report[name] for name in ("states", "points", "exhaustive_points", "seconds", "seed")}))
     assert not report["violations"], "\n".join(report["violations"])
     assert report["mutants"] and not report["missed"], f"nothing notices when these are missing: {report['missed']}"
@@ -29,7 +29,7 @@ def test_no_power_loss_breaks_a_promise_and_every_missing_fence_is_noticed() -> 
 @pytest.mark.soak
 def test_other_samples_of_power_losses() -> None:
     seed = int(os.environ.get("TEST_SEED", "2"))
-    report = explore_in_child(limit=60, seed=seed, mutants=False)
+    report = explore_in_children(limit=60, seed=seed, mutants=False)
     assert not report["violations"], "\n".join(report["violations"])
 
 
