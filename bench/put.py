@@ -13,12 +13,14 @@ import mmap
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 import tierstore
+from tierstore.ringbuf.native import batch_kernels
 
 from .data import GIB, KIB, MIB, Floats, batch_of, columns_of, size_text
 from .harness import Bench, at_least, at_most, in_turns, ratios
@@ -81,6 +83,25 @@ class Copier:
         return time.perf_counter() - began
 
 
+class KernelCopier(Copier):
+    """The same places, filled by the store's kernel, which hashes on the way: a put without all that is around its copy."""
+
+    def __call__(self, columns: list[Floats]) -> float:
+        """Seconds for all columns."""
+        copy, state = batch_kernels().copy_hash, np.zeros(16, "<u8")
+        if self._at + sum(column.nbytes + 64 for column in columns) > len(self._target):
+            self._at = 0
+        jobs = []
+        for column in columns:
+            place = self._target.ctypes.data + self._at
+            jobs.append((place, column.ctypes.data, column.nbytes // 64 * 64, state.ctypes.data))
+            self._at += -(-column.nbytes // 64) * 64
+        began = time.perf_counter()
+        for job in jobs:
+            copy(*job)
+        return time.perf_counter() - began
+
+
 class Putter:
     """Puts of one batch under new keys; the one before is deleted outside the measured time."""
 
@@ -119,11 +140,13 @@ def time_batches(bench: Bench, store: tierstore.Store, dram: int) -> None:
     with shared_mapping(max(dram, *sizes)) as target:
         for size in sizes:
             columns = columns_of(size, size)
-            putter, through, fixed = Putter(store, columns), Copier(target, True), Copier(target, False)
-            samples = in_turns(
-                {"put": putter, "through": lambda: through(columns), "fixed": lambda: fixed(columns)},  # noqa: B023
-                max(2, min(2000, volume // size)),
-            )
+            copiers = {
+                "through": Copier(target, True),
+                "fixed": Copier(target, False),
+                "kernel": KernelCopier(target, True),
+            }
+            variants = {name: partial(copier, columns) for name, copier in copiers.items()}
+            samples = in_turns({"put": Putter(store, columns), **variants}, max(2, min(2000, volume // size)))
             report_batches(bench, size, samples)
 
 
@@ -149,6 +172,13 @@ def report_batches(bench: Bench, size: int, samples: dict[str, list[float]]) -> 
         "x",
         None,
         "np.copyto to the same touched place each time, in turns",
+    )
+    bench.report(
+        f"the kernel alone (copy and hash) / memcpy, {name}",
+        ratios(samples["through"], samples["kernel"]),
+        "x",
+        None,
+        "the first of these copies; what is missing to it in a put is Python and the messages",
     )
 
 

@@ -22,6 +22,7 @@ from .harness import Bench, at_least, in_turns, ratios
 from .node import clients, rate, serving, together
 
 PAYLOAD_BYTES = 64
+RECORD_BYTES = 256  # header, key and payload
 
 
 class RingWriter:
@@ -31,6 +32,7 @@ class RingWriter:
         self._store: Any = None
         self._payload = np.arange(PAYLOAD_BYTES, dtype="u1")
         self._key = np.zeros(8, "u1")
+        self._memory: Any = None
 
     def open(self, socket: str) -> None:
         """Connect, and prepare the request that all records share."""
@@ -39,6 +41,16 @@ class RingWriter:
         request[: words.Q_PIECES // 8] = 0
         request[words.Q_BLOCK_COUNT // 8] = 1
         request[words.Q_KEY // 8] = self._key.ctypes.data
+
+    def store(self, records: int) -> dict[str, float]:
+        """As many bytes as so many records take, by plain stores of one value and no more: what memory gives."""
+        if self._memory is None:
+            self._memory = np.zeros(256 * MIB, "u1")
+        begin, done = time.perf_counter(), 0
+        while done < records:
+            self._memory.fill(done & 0xFF)
+            done += len(self._memory) // RECORD_BYTES
+        return {"begin": begin, "end": time.perf_counter(), "count": done}
 
     def append(self, records: int) -> dict[str, float]:
         """Append so many records, through as many leases as they need."""
@@ -89,11 +101,24 @@ def run(bench: Bench) -> None:
                 return rate([span]) / 1e6
 
             samples = in_turns(
-                {"one": one, "two": lambda: rate(together(members, "append", records=records)) / 1e6}, rounds
+                {
+                    "one": one,
+                    "two": lambda: rate(together(members, "append", records=records)) / 1e6,
+                    "one stores": lambda: rate([members[0].call("store", records=records)]),
+                    "two store": lambda: rate(together(members, "store", records=records)),
+                },
+                rounds,
             )
     what = f"records of {PAYLOAD_BYTES} bytes appended"
     bench.report(f"{what}, one process", samples["one"], "million/s", at_least(10), note="with taking leases")
     bench.report(f"{what}, one process, the kernel alone", inside, "million/s")
     bench.report(
         f"{what}, two processes", ratios(samples["two"], samples["one"]), "x", at_least(1.7), "one process, in turns"
+    )
+    bench.report(
+        "plain stores of as many bytes, two processes",
+        ratios(samples["two store"], samples["one stores"]),
+        "x",
+        None,
+        "one process, in turns: how far this machine's memory scales",
     )

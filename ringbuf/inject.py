@@ -22,21 +22,14 @@ from .layout import (
     C_ARENAS,
     C_TIER_COUNT,
 )
-from .records import clock_gettime, system_call
+from .records import now_ns, system_call
 
-CLOCK_MONOTONIC, SYS_NANOSLEEP = 1, 35
+SYS_NANOSLEEP = 35
 BURST_NS = 20_000_000
 # What looking at the clock and leaving the loop take by themselves.
 OVERHEAD_NS = 60
 # The kernel wakes a sleeper this much late at worst, mostly; the rest is spun.
 SPIN_NS = 120_000
-
-
-@helper
-def now_ns(scratch):
-    """Monotonic time; scratch: 16 bytes."""
-    clock_gettime(CLOCK_MONOTONIC, scratch)
-    return load(scratch) * 1000000000 + load(scratch + 8)
 
 
 @kernel(nogil=True)
