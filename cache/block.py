@@ -10,21 +10,20 @@ from __future__ import annotations
 import ctypes
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
 
 from tierstore.ringbuf import layout
 from tierstore.ringbuf.errors import TierstoreError
-from tierstore.ringbuf.jit import load
+from tierstore.ringbuf.jit import load, once
 
 # Up to here one more copy (Arrow's own serializer) is cheaper than a Python call per buffer.
 SERIALIZE_BYTES_MAX = 512 << 10
 SCHEMA_CACHE_MAX = 1024
 
 
-@lru_cache(maxsize=1)
+@once
 def kernels() -> Any:
     """This package's compiled kernels."""
     return load(["tierstore.cache.ipc_kernels"])

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import functools
 import hashlib
 import importlib.util
 import json
@@ -27,6 +28,7 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,6 +94,25 @@ def capi(signature: str, method: bool = False) -> Callable[[Callable[..., Any]],
 
 def _declare(module: str, declared: _Declared) -> None:
     _declared.setdefault(module, []).append(declared)
+
+
+def once(make: Callable[[], SimpleNamespace]) -> Callable[[], SimpleNamespace]:
+    """Make something on the first call, however many threads call, and keep it for the life of the process.
+
+    Not functools.cache: of two threads that call it first, one gets kernels that nobody keeps, and runs code that is freed.
+    """
+    made: list[SimpleNamespace] = []
+    lock = threading.Lock()
+
+    @functools.wraps(make)
+    def get() -> SimpleNamespace:
+        if not made:
+            with lock:
+                if not made:
+                    made.append(make())
+        return made[0]
+
+    return get
 
 
 def load(modules: list[str]) -> SimpleNamespace:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from types import SimpleNamespace
 
 from . import guard
-from .jit import load
+from .jit import load, once
 
 CLIENT_MODULES = [
     f"tierstore.ringbuf.{name}"
@@ -15,7 +14,7 @@ CLIENT_MODULES = [
 DAEMON_MODULES = [f"tierstore.ringbuf.{name}" for name in ("core", "survey", "mover")]
 
 
-@lru_cache(maxsize=1)
+@once
 def kernels() -> SimpleNamespace:
     """A client's kernels as builtins; compiles them on the first call on a machine (about 6 s)."""
     native = load(CLIENT_MODULES)
@@ -23,13 +22,13 @@ def kernels() -> SimpleNamespace:
     return native
 
 
-@lru_cache(maxsize=1)
+@once
 def batch_kernels() -> SimpleNamespace:
     """Those of batch.py."""
     return load(["tierstore.ringbuf.batch"])
 
 
-@lru_cache(maxsize=1)
+@once
 def daemon_kernels() -> SimpleNamespace:
     """A client's kernels and the daemon's (about 10 s more on the first call on a machine)."""
     client, daemon = kernels(), load(DAEMON_MODULES)
