@@ -27,7 +27,7 @@ test: $(VENV)/.stamp-dev  ## run the tests, except soak
 
 soak: $(VENV)/.stamp-dev  ## run the tests that take minutes: once, or with new seeds for MINUTES=...
 	@end=$$(($$(date +%s) + 60 * $(MINUTES))); seed=$${TEST_SEED:-1}; \
-	while echo "TEST_SEED=$$seed" && TEST_SEED=$$seed $(BIN)/pytest -m soak --timeout=0 $(ARGS); do \
+	while echo "TEST_SEED=$$seed" && TEST_SEED=$$seed $(BIN)/pytest -m soak --timeout=0 -o faulthandler_timeout=0 $(ARGS); do \
 	    seed=$$((seed + 1)); \
 	    if [ $$(date +%s) -ge $$end ]; then exit 0; fi; \
 	done; exit 1

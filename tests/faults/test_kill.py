@@ -42,7 +42,7 @@ class Node:
             self.pmem = None
         self.kinds = "btc" if tiers else "c"
         self.process: subprocess.Popen[bytes] | None = None
-        self.folder = ""
+        self.folder, self.said = "", folder
 
     def start(self, kill_at: str = "") -> subprocess.Popen[bytes]:
         """Start the daemon; returns at once."""
@@ -76,7 +76,10 @@ class Node:
         """A client process that works at random."""
         command = [sys.executable, "-m", "tierstore.emulation.victim", self.socket, str(seed), str(seconds), self.kinds]
         environment = {**os.environ, "TIERSTORE_KILL_AT": kill_at, "TIERSTORE_STOP_AT": stop_at}
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        # Not a pipe: nobody reads meanwhile, and a victim that waits for room in one does no work.
+        self.said = Path(self.log.parent / f"victim-{seed}.txt")
+        with open(self.said, "w") as said:
+            return subprocess.Popen(command, env=environment, stdout=said, stderr=subprocess.PIPE, text=True)
 
     def end(self) -> None:
         """Stop everything and remove every file."""
@@ -101,9 +104,9 @@ def node(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Node]:
 
 
 def acknowledged(output: str) -> dict[str, tuple[set[int], bool]]:
-    """Per KEEP key: the numbers it may hold, and whether it may be absent."""
+    """Per KEEP key: the numbers it may hold, and whether it may be absent. A line without its end was not said."""
     state: dict[str, tuple[set[int], bool]] = {}
-    for line in output.splitlines():
+    for line in output[: output.rfind("\n") + 1].splitlines():
         word, *rest = line.split()
         if word == "end" or rest[0].startswith("c"):
             continue
@@ -135,10 +138,11 @@ def check(store: tierstore.Store, output: str, clients: int) -> None:
     assert stats["lost_keep_blocks"] == 0
 
 
-def finish(process: subprocess.Popen[str], timeout: float) -> tuple[str, str]:
-    """Output and errors of a victim that ends or is killed by itself."""
+def finish(node: Node, process: subprocess.Popen[str], timeout: float) -> tuple[str, str]:
+    """Output and errors of the node's victim that ends or is killed by itself."""
     try:
-        return process.communicate(timeout=timeout)
+        errors = process.communicate(timeout=timeout)[1]
+        return node.said.read_text(), errors
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
@@ -153,7 +157,7 @@ def test_client_killed_at(step: str, node: Node) -> None:
     with node.connect() as store:
         for attempt in range(2):
             victim = node.victim(SEED + attempt, 20, f"{step}:{generator.randrange(1, 40)}")
-            output, errors = finish(victim, 60)
+            output, errors = finish(node, victim, 60)
             assert victim.returncode == -signal.SIGKILL, f"{step} was not reached: {errors}"
             check(store, output, clients=1)
 
@@ -165,7 +169,7 @@ def test_client_stopped_at(step: str, node: Node) -> None:
     with node.connect() as store:
         victim = node.victim(SEED, 3, stop_at=f"{step}:{random.Random(f'{SEED}/{step}').randrange(1, 40)}")
         while _state_of(victim.pid) != "T":
-            assert victim.poll() is None, f"{step} was not reached: {finish(victim, 5)[1]}"
+            assert victim.poll() is None, f"{step} was not reached: {finish(node, victim, 5)[1]}"
             time.sleep(0.01)
         _press(store, 30)
         node.kill()
@@ -173,7 +177,7 @@ def test_client_stopped_at(step: str, node: Node) -> None:
         node.connect().close()
         _press(store, 30)
         os.kill(victim.pid, signal.SIGCONT)
-        output, errors = finish(victim, 60)
+        output, errors = finish(node, victim, 60)
         assert victim.returncode == 0, errors
         check(store, output, clients=1)
 
@@ -210,7 +214,7 @@ def test_daemon_killed_at(step: str, node: Node) -> None:
         pytest.fail(f"step {step} was not reached {count} times")
     assert daemon.returncode == -signal.SIGKILL
     node.start()
-    output, errors = finish(victim, 60)
+    output, errors = finish(node, victim, 60)
     assert victim.returncode == 0, errors
     with node.connect() as store:
         check(store, output, clients=1)
@@ -221,7 +225,7 @@ def test_daemon_killed_while_recovering(step: str, node: Node) -> None:
     """A recovery that dies is followed by one that finds the same."""
     node.start()
     with node.connect():
-        output, errors = finish(node.victim(SEED, 2), 60)
+        output, errors = finish(node, node.victim(SEED, 2), 60)
     assert node.process is not None
     node.process.kill()
     node.process.wait()
@@ -249,7 +253,7 @@ def test_many_kills_on_one_store(kills: int, tmp_path: Path) -> None:
                 time.sleep(generator.random())
             victim.kill()
             made += node.kill() + 1
-            output = finish(victim, 30)[0]
+            output = finish(node, victim, 30)[0]
             node.start()
             with node.connect() as store:
                 check(store, output, clients=1)
