@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-NAMES = ("get", "put", "overflow", "ring", "scan", "kmeans", "start", "restart", "idle", "churn", "emulation")
+NAMES = ("get", "put", "overflow", "ring", "scan", "kmeans", "start", "restart", "idle", "churn", "emulation", "sql")
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,10 @@ class EmbeddedControl:
         if self._closed or os.getpid() != self._pid:
             raise Closed("the embedded store of this handle was closed or belongs to the parent process; open another")
 
+    def answers(self) -> bool:
+        """Whether the engine runs."""
+        return not self._closed and os.getpid() == self._pid
+
     def renew(self, session: Session) -> None:
         """There is never a new daemon."""
 

@@ -47,6 +47,8 @@ class EngineConfig:
     pools: dict[str, int] = field(default_factory=lambda: {"default": 0})  # name to quota in bytes, 0 unlimited
     ephemeral: bool = False
     labels: dict[str, str] = field(default_factory=dict)  # tier to what must be said of the device it plays
+    columns_allow: Sequence[str] = ()  # which files the column cache takes, see columns/ledger.py
+    columns_deny: Sequence[str] = ()
 
 
 class Engine:

@@ -20,6 +20,8 @@ from tierstore.ringbuf.errors import ConfigError, NotFound
 from tierstore.ringbuf.mutator import ROW_EXPIRY, ROW_ITEM, ROW_OFFSET, ROW_PACKED
 from tierstore.ringbuf.recovery import SegmentImage
 
+from .columns.chunks import place_of
+from .columns.ledger import Ledger
 from .engine import Engine
 from .reading import Found, Reader
 
@@ -33,6 +35,7 @@ class Requests:
         self.engine = engine
         self.session = Session(engine.admit(os.getpid(), own=True))
         self._reader = Reader(self.session)
+        self.ledger = Ledger()
         self.table: dict[str, Callable[..., Any]] = {
             "keys": self.keys,
             "info": self.info,
@@ -41,6 +44,9 @@ class Requests:
             "pin": self.pin,
             "unpin": self.unpin,
             "flush": self.flush,
+            "tables": self.tables,
+            "count_table": self.ledger.add,
+            "column_rules": lambda: [self.engine.config.columns_allow, self.engine.config.columns_deny],
         }
 
     def call(self, name: str, arguments: dict[str, Any]) -> Any:
@@ -54,8 +60,8 @@ class Requests:
 
     # --- listings -----------------------------------------------------------------------------------------------------------
 
-    def _roots(self) -> Iterator[tuple[int, int]]:
-        """Header address and expiry of every live root."""
+    def _roots(self) -> Iterator[tuple[int, int, int]]:
+        """Header address, expiry and segment of every live root."""
         mutator = self.engine.mutator
         for segment in range(mutator.segment_count):
             if mutator.segment_field(segment, layout.S_LIVE_COUNT) == 0:
@@ -64,19 +70,29 @@ class Requests:
             rows = mutator.list_live(segment, image.address)[:-1]
             roots = rows[rows[:, ROW_PACKED] >> np.uint64(16) & np.uint64(2**32 - 1) == 0]
             for offset, expiry in roots[:, [ROW_OFFSET, ROW_EXPIRY]].tolist():
-                yield image.address + offset, expiry
+                yield image.address + offset, expiry, segment
 
     def keys(self, prefix: str = "") -> list[str]:
         """All keys that begin with the prefix, sorted."""
         raw, now = prefix.encode(), int(time.time() * 1000)
         found = set()  # a key that is replaced during the walk may be met twice
         with self.engine.turn:  # nothing is moved meanwhile
-            for head, expiry in self._roots():
-                size = ctypes.c_uint16.from_address(head + layout.R_KEY_BYTES).value
-                key = ctypes.string_at(head + layout.RECORD_HEADER_BYTES, size)
+            for head, expiry, _ in self._roots():
+                key = _key_at(head)
                 if key.startswith(raw) and not 0 < expiry <= now:
                     found.add(key.decode())
         return sorted(found)
+
+    def tables(self) -> list[dict[str, Any]]:
+        """What the column cache holds and did, by table. Cost: as keys()."""
+        cached, mutator = [], self.engine.mutator
+        with self.engine.turn:
+            for head, _, segment in self._roots():
+                place = place_of(_key_at(head).decode())
+                if place is not None:
+                    size = ctypes.c_uint64.from_address(head + layout.R_OBJECT_BYTES).value
+                    cached.append((place.path, mutator.arena_of(segment).name, size))
+        return self.ledger.rows(cached)
 
     def info(self, key: str) -> dict[str, Any]:
         """What is stored under a key."""
@@ -310,6 +326,12 @@ class Requests:
                 key = ctypes.string_at(head + layout.RECORD_HEADER_BYTES, key_bytes).decode(errors="replace")
                 problems.append(f"segment {segment} at {offset}: payload of {key!r:.80} is not what was written")
         return problems
+
+
+def _key_at(head: int) -> bytes:
+    """The key of the record at an address."""
+    size = ctypes.c_uint16.from_address(head + layout.R_KEY_BYTES).value
+    return ctypes.string_at(head + layout.RECORD_HEADER_BYTES, size)
 
 
 def _is_item(item: int, rows: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
@@ -21,11 +21,14 @@ from .appender import Appender, ObjectWriter, RowTooLarge, expiry_of
 from .block import SchemaCache, decode_batch, decode_stream
 from .keys import check_key
 from .reading import Found, Reader
+from .stream import StreamWriter, batches_of
+
+if TYPE_CHECKING:
+    from .columns.dataset import Dataset
+    from .columns.shared import ColumnCache
 
 # Values from here on are copied without the interpreter lock.
 LARGE_VALUE_BYTES = 256 << 10
-# Tables in many small chunks are combined: a block costs microseconds on every read.
-SMALL_CHUNK_BYTES = 64 << 10
 REPLACED_RETRIES = 100
 
 
@@ -37,6 +40,9 @@ class Control(Protocol):
 
     def alive(self) -> None:
         """Return if somebody will answer messages; else wait for a restart, or raise PeerLost."""
+
+    def answers(self) -> bool:
+        """Whether somebody is there now; does not wait."""
 
     def renew(self, session: Session) -> None:
         """A new daemon runs: map its index."""
@@ -59,6 +65,7 @@ class Store:
         self._reader = Reader(session)
         self._appender = Appender(session, control.alive)
         self._schemas = SchemaCache()
+        self._columns: ColumnCache | None = None  # once it is used
         self._closed = False
         self._pid = os.getpid()
         _stores.add(self)
@@ -84,7 +91,7 @@ class Store:
         Callers:  any thread. Cost: one copy of the bytes plus about 20 us.
         Raises:   InvalidKey, Full, PeerLost, ConfigError (unknown pool).
         """
-        batches = _batches(data)
+        batches = batches_of(data)
         writer = self._writer(key, data.schema, keep, ttl, pool)
         try:
             for batch in batches:
@@ -319,12 +326,48 @@ class Store:
         self._check_open()
         self._control.call("unpin", key=key)
 
+    # --- the column cache ---------------------------------------------------------------------------------------------------
+
+    def dataset(
+        self,
+        paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        validate: str = "all",
+        snapshot: str | None = None,
+        hint: str = "",
+        pool: str = "default",
+        prefetch: bool = True,
+    ) -> Dataset:
+        """Parquet files as a table whose columns are kept in this store as they are read.
+
+        paths:    files, patterns (``*.parquet``), directories (with key=value folders), URLs that fsspec understands.
+        validate: when files are looked at again: "all" (before each scan), "remote" (only those behind URLs), "none",
+                  "ttl:SECONDS" (at most so often).  snapshot: a name under which these files never change.
+        hint:     "once": what is read is not kept.  pool: where it is kept.
+        prefetch: fill ahead, while there is room, what is missing of columns that queries keep reading.
+        Cost:     reads the footers of all files.
+        Raises:   FileNotFoundError, ConfigError, and what pyarrow raises for what is no Parquet file.
+        """
+        from .columns.shared import ColumnCache
+
+        self._check_open()
+        with self._session.lock:
+            if self._columns is None:
+                self._columns = ColumnCache(self)
+        options = {"validate": validate, "snapshot": snapshot, "hint": hint, "pool": pool, "prefetch": prefetch}
+        return self._columns.dataset(self, paths, **options)
+
+    def tables(self) -> list[dict[str, Any]]:
+        """What the column cache holds and did since the daemon started, by table, over all clients."""
+        self._check_open()
+        return list(self._control.call("tables"))
+
     # --- the store ----------------------------------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, Any]:
-        """Tiers, counters, pools and clients, as of now."""
+        """Tiers, counters, pools and clients, as of now; ``own``: the counters of this client alone."""
         self._check_open()
-        return dict(self._control.call("stats"))
+        return {**self._control.call("stats"), "own": self._session.counters()}
 
     def verify(self, payloads: bool = False) -> dict[str, Any]:
         """Check the store's structures (and, if asked, every payload's checksum). ``ok`` says the result."""
@@ -337,6 +380,8 @@ class Store:
             return
         self._closed = True
         if os.getpid() == self._pid and not self._session.closed:
+            if self._columns is not None:
+                self._columns.close()
             with contextlib.suppress(TierstoreError, OSError):
                 self._appender.release_all()
         self._session.close()
@@ -384,43 +429,6 @@ class _Gone:
 
     def __getattr__(self, name: str) -> Any:
         raise Closed(self.message)
-
-
-class StreamWriter:
-    """The writer of Store.writer(): one thread, batches of one schema."""
-
-    def __init__(self, inner: ObjectWriter, schema: pa.Schema):
-        self._inner, self.schema = inner, schema
-
-    def write(self, data: pa.RecordBatch | pa.Table) -> None:
-        """Add rows. The schema must be the writer's."""
-        if not data.schema.equals(self.schema):
-            raise ValueError(f"the batch's schema is not the writer's:\n{data.schema}\nagainst\n{self.schema}")
-        for batch in _batches(data):
-            self._inner.write_batch(batch)
-
-    def close(self) -> None:
-        """Publish."""
-        self._inner.close_batches()
-
-    def abort(self) -> None:
-        """Give up."""
-        self._inner.abort()
-
-
-def _batches(data: pa.Table | pa.RecordBatch) -> list[pa.RecordBatch]:
-    """The batches to store; many small chunks become few."""
-    if isinstance(data, pa.RecordBatch):
-        return [data]
-    if not isinstance(data, pa.Table):
-        raise TypeError(
-            f"put() takes a pyarrow Table or RecordBatch, not {type(data).__name__}; "
-            "bytes go to put_bytes(), pandas frames through pyarrow.Table.from_pandas()"
-        )
-    batches = list(data.to_batches())
-    if len(batches) > 1 and data.nbytes // len(batches) < SMALL_CHUNK_BYTES:
-        batches = list(data.combine_chunks().to_batches())
-    return batches
 
 
 _stores: weakref.WeakSet[Store] = weakref.WeakSet()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from . import layout
 from . import session as words
 from .codes import RING_FULL, WAIT_TIMED_OUT
+from .counters import CLIENT
 from .errors import Closed, Full, PeerLost, TierstoreError
 from .native import kernels
 from .pintype import pin_type
@@ -132,7 +134,7 @@ class Session:
 
     def __init__(self, grant: Grant):
         self.native = kernels()
-        self.grant, self.lock = grant, threading.RLock()
+        self.grant, self.lock, self.lease_wait_s = grant, threading.RLock(), LEASE_WAIT_S
         self.kept = _Mappings(grant.locks_fd, grant.slot)
         self._memory = np.zeros(words.SESSION_BYTES // 8, "<u8")
         self.x = int(self._memory.ctypes.data)
@@ -259,6 +261,11 @@ class Session:
         at = ctypes.c_uint64.from_address(self.slot_address + layout.P_COUNTERS + 8 * counter)
         at.value += amount
 
+    def counters(self) -> dict[str, int]:
+        """This client's own counters, by name."""
+        values = (ctypes.c_uint64 * len(CLIENT)).from_address(self.slot_address + layout.P_COUNTERS)
+        return {counter.name: value for counter, value in zip(CLIENT, values, strict=True)}
+
     # --- messages ----------------------------------------------------------------------------------------------------------
 
     def submit(
@@ -290,8 +297,8 @@ class Session:
             return int(result)
 
     def take_lease(self, alive: Callable[[], None], pool: int, kind: int, arena: int = 0) -> Lease:
-        """A fresh segment, waiting up to LEASE_WAIT_S for the daemon to make room. Raises Full."""
-        deadline = time.monotonic() + LEASE_WAIT_S
+        """A fresh segment, waiting up to ``lease_wait_s`` for the daemon to make room. Raises Full."""
+        deadline = time.monotonic() + self.lease_wait_s
         pause_s = 0.0002
         while True:
             segment = self.submit(alive, layout.OP_LEASE, arena, pool, kind)
@@ -309,6 +316,16 @@ class Session:
             time.sleep(pause_s)
             pause_s = min(pause_s * 1.5, LEASE_POLL_S)
 
+    @contextlib.contextmanager
+    def patience(self, wait_s: float) -> Iterator[None]:
+        """Within this, leases are waited for no longer than so many seconds; other threads' writes wait meanwhile."""
+        with self.lock:
+            self.lease_wait_s, before = wait_s, self.lease_wait_s
+            try:
+                yield
+            finally:
+                self.lease_wait_s = before
+
     def _full(self, result: int, pool: int) -> Full:
         if result == layout.RESULT_QUOTA:
             return Full(
@@ -316,7 +333,7 @@ class Session:
                 "delete objects or raise the pool's quota"
             )
         return Full(
-            f"no segment became free within {LEASE_WAIT_S:.0f} s: all tiers are full of objects that must be "
+            f"no segment became free within {self.lease_wait_s:g} s: all tiers are full of objects that must be "
             "kept, pinned or being read; delete some, or give a tier more room"
         )
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import click
 
 from tierstore.ringbuf.errors import TierstoreError
 
+from . import columns_commands
 from .config import format_size, load_config
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-socket_option = click.option("--socket", "socket", metavar="PATH", help="The daemon's socket.")
+from .output import json_option, print_value, show_rows, socket_option
 
 
 class _Group(click.Group):
@@ -42,25 +39,6 @@ def _connect(socket: str | None) -> Any:
     from .client import connect
 
     return connect(socket or load_config().resolve().socket)
-
-
-def _print(value: Any, as_json: bool, render: Callable[[Any], None]) -> None:
-    if as_json:
-        click.echo(json.dumps(value, indent=2, default=str))
-    else:
-        render(value)
-
-
-def _table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for position, column in enumerate(columns):
-        table.add_column(column, justify="left" if position == 0 else "right")
-    for row in rows:
-        table.add_row(*[str(cell) for cell in row])
-    Console().print(table)
 
 
 def store_options(command: Any) -> Any:
@@ -119,9 +97,13 @@ def serve(**options: Any) -> None:
 @main.command()
 @socket_option
 @json_option
-def status(socket: str | None, as_json: bool) -> None:
+@click.option("--tables", is_flag=True, help="Show the column cache's tables instead.")
+def status(socket: str | None, as_json: bool, tables: bool) -> None:
     """Tiers, counters and clients of the running daemon."""
     with _connect(socket) as store:
+        if tables:
+            print_value(store.tables(), as_json, columns_commands.show_tables)
+            return
         stats = store.stats()
 
     def render(stats: dict[str, Any]) -> None:
@@ -137,13 +119,13 @@ def status(socket: str | None, as_json: bool) -> None:
             ]
             for name, tier in stats["tiers"].items()
         ]
-        _table("tiers", ["tier", "capacity", "live", "blocks", "free segments", "read", "holds"], rows)
+        show_rows("tiers", ["tier", "capacity", "live", "blocks", "free segments", "read", "holds"], rows)
         for name, tier in stats["tiers"].items():
             if tier["emulated"]:
                 click.echo(f"{name}: {tier['emulated']}")
         rate = stats["hit_rate"]
         clients, daemon = stats["clients"], stats["daemon"]
-        _table(
+        show_rows(
             "counters",
             ["what", "value"],
             [
@@ -153,7 +135,7 @@ def status(socket: str | None, as_json: bool) -> None:
             ],
         )
 
-    _print(stats, as_json, render)
+    print_value(stats, as_json, render)
 
 
 @main.command()
@@ -172,7 +154,7 @@ def ls(prefix: str, socket: str | None, as_json: bool, long: bool) -> None:
             for info in infos:
                 click.echo(info["key"])
             return
-        _table(
+        show_rows(
             f"{len(infos)} objects",
             ["key", "kind", "class", "tiers", "bytes", "rows", "blocks"],
             [
@@ -181,7 +163,7 @@ def ls(prefix: str, socket: str | None, as_json: bool, long: bool) -> None:
             ],
         )
 
-    _print(infos, as_json, render)
+    print_value(infos, as_json, render)
 
 
 @main.command()
@@ -263,7 +245,7 @@ def info(key: str, socket: str | None, as_json: bool) -> None:
     """What is stored under KEY."""
     with _connect(socket) as store:
         found = store.info(key)
-    _print(found, as_json, lambda value: _table(key, ["what", "value"], [[k, v] for k, v in value.items()]))
+    print_value(found, as_json, lambda value: show_rows(key, ["what", "value"], [[k, v] for k, v in value.items()]))
 
 
 @main.command()
@@ -284,7 +266,7 @@ def verify(payloads: bool, socket: str | None, as_json: bool) -> None:
             click.echo(f"PROBLEM {problem}")
         click.echo("ok" if report["ok"] else f"{len(report['problems'])} problems")
 
-    _print(report, as_json, render)
+    print_value(report, as_json, render)
     sys.exit(0 if report["ok"] else 1)
 
 
@@ -303,12 +285,12 @@ def doctor(as_json: bool, profiles: bool, **options: Any) -> None:
 
         chosen = load_config(options["config_path"], flags={"pmem_profile": options["pmem_profile"]}).pmem_profile
         listed = doctor_profiles.listing(chosen)
-        _print(listed, as_json, lambda _: Console().print(doctor_profiles.render(listed)))
+        print_value(listed, as_json, lambda _: Console().print(doctor_profiles.render(listed)))
         return
     from .doctor import examine, render, to_json
 
     findings = examine(_config(options))
-    _print(to_json(findings), as_json, lambda _: Console().print(render(findings)))
+    print_value(to_json(findings), as_json, lambda _: Console().print(render(findings)))
 
 
 @main.command()
@@ -325,6 +307,9 @@ def demo(as_json: bool, **options: Any) -> None:
 
     sys.exit(run(options, as_json))
 
+
+for command in (columns_commands.sql, columns_commands.load, columns_commands.evict):
+    main.add_command(command)
 
 if __name__ == "__main__":
     main()

@@ -33,6 +33,7 @@ class SocketControl:
         self._lock = threading.RLock()
         self._request = 0
         self._pid, self._closed = os.getpid(), False
+        self.store_id: str | None = None  # of the store whose memory this process has mapped
         self._connect()
 
     def _connect(self) -> None:
@@ -116,11 +117,27 @@ class SocketControl:
                 try:
                     self._connection.close()
                     self._connect()
+                    self._check_store()
                     return
                 except PeerLost:
-                    if time.monotonic() > deadline:
+                    if self._closed or time.monotonic() > deadline:
                         raise
             time.sleep(0.05)
+
+    def _check_store(self) -> None:
+        """Raise PeerLost, for good, if the daemon that answers now serves another store: ours was in memory only."""
+        if self.store_id is not None:
+            body, descriptors = self._exchange(protocol.RENEW, {})
+            for fd in descriptors:
+                os.close(fd)
+            if body["store_id"] != self.store_id:
+                self.close()
+                raise PeerLost(f"the daemon at {self._path} serves another store now; connect again")
+
+    def answers(self) -> bool:
+        """Whether the daemon's end of the connection is open."""
+        with self._lock:
+            return not self._closed and self._peer_there()
 
     def _peer_there(self) -> bool:
         try:
@@ -178,7 +195,9 @@ def connect(path: str | None = None) -> Store:
     except BaseException:
         control.close()
         raise
-    return Store(Session(grant), control, pools)
+    session = Session(grant)
+    control.store_id = session.store_id
+    return Store(session, control, pools)
 
 
 def open(

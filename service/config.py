@@ -88,6 +88,8 @@ class StoreConfig:
     disk_lz4: bool = False
     segment_bytes: int = 0
     pools: tuple[Pool, ...] = ()
+    columns_allow: tuple[str, ...] = ()
+    columns_deny: tuple[str, ...] = ()
     client_slots: int = 1024
     ephemeral: bool = False
     listen: str | None = None
@@ -188,6 +190,15 @@ def _pools(value: object, key: str) -> tuple[Pool, ...]:
     return tuple(Pool(str(name), parse_size(size, f"pools.{name}")) for name, size in value.items())
 
 
+def _patterns(value: object, key: str) -> tuple[str, ...]:
+    """Paths with *, ? and []; those of this machine are made absolute."""
+    if isinstance(value, str):
+        value = [part for part in value.split(",") if part]
+    if not isinstance(value, (list, tuple)) or not all(isinstance(part, str) for part in value):
+        raise ConfigError(key, value, "a path, directory, pattern or URL, or a list of them")
+    return tuple(part if "://" in part else _path(part, key) for part in value)
+
+
 def _flag(value: object, key: str) -> bool:
     if isinstance(value, bool):
         return value
@@ -226,6 +237,8 @@ _FIELDS: dict[str, Any] = {
     "disk_lz4": lambda v, k: {"disk_lz4": _flag(v, k)},
     "segment": lambda v, k: {"segment_bytes": parse_size(v, k)},
     "pools": lambda v, k: {"pools": _pools(v, k)},
+    "columns_allow": lambda v, k: {"columns_allow": _patterns(v, k)},
+    "columns_deny": lambda v, k: {"columns_deny": _patterns(v, k)},
     "clients": lambda v, k: {"client_slots": _number(v, k)},
     "ephemeral": lambda v, k: {"ephemeral": _flag(v, k)},
     "listen": lambda v, k: {"listen": str(v)},

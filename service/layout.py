@@ -55,7 +55,17 @@ def engine_config(config: StoreConfig) -> EngineConfig:
         mark_ephemeral(folder, [arena.path for arena in arenas[1:] if not os.path.exists(arena.path)])
     pools = {"default": 0} | {pool.name: pool.quota_bytes for pool in config.pools}
     labels = {"pmem": pmem_label, "disk": disk_label}
-    return EngineConfig(folder, size, arenas, config.client_slots, pools, config.ephemeral, labels)
+    return EngineConfig(
+        folder,
+        size,
+        arenas,
+        config.client_slots,
+        pools,
+        config.ephemeral,
+        labels,
+        config.columns_allow,
+        config.columns_deny,
+    )
 
 
 def _count(tier_bytes: int, size: int) -> int:

@@ -10,7 +10,7 @@ from .protocol import BYE, CALL, HELLO, RENEW
 
 # Served at once; everything else may take long and goes to a worker.
 QUICK = frozenset({"stats"})
-CALLS = frozenset({"keys", "info", "stats", "verify", "pin", "unpin", "flush"})
+CALLS = frozenset({"keys", "info", "stats", "verify", "pin", "unpin", "flush", "tables", "count_table", "column_rules"})
 PENDING_MAX = 64
 
 

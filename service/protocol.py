@@ -120,8 +120,15 @@ def error_body(error: Exception) -> dict[str, Any]:
     """An exception as the body of an ERROR frame."""
     body: dict[str, Any] = {"kind": type(error).__name__, "message": str(error)}
     if isinstance(error, errors.ConfigError):
-        body |= {"key": error.key, "value": repr(error.value), "allowed": error.allowed}
+        body |= {
+            "key": error.key,
+            "value": error.value if isinstance(error.value, PLAIN) else repr(error.value),
+            "allowed": error.allowed,
+        }
     return body
+
+
+PLAIN = (str, int, float, bool, type(None))  # what JSON carries as it is
 
 
 def raise_error(body: dict[str, Any]) -> None:

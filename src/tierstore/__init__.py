@@ -6,7 +6,10 @@ store.put("k", table)
 table = store.get("k", columns=["a"])   # zero-copy
 """
 
-from tierstore.cache.store import Store, StreamWriter
+from typing import TYPE_CHECKING, Any
+
+from tierstore.cache.store import Store
+from tierstore.cache.stream import StreamWriter
 from tierstore.ringbuf.errors import (
     Closed,
     ConfigError,
@@ -19,11 +22,15 @@ from tierstore.ringbuf.errors import (
 )
 from tierstore.service.client import connect, open  # noqa: A004
 
+if TYPE_CHECKING:
+    from tierstore.cache.columns.dataset import Dataset
+
 __version__ = "0.1.0"
 __all__ = [
     "Closed",
     "ConfigError",
     "CorruptionError",
+    "Dataset",
     "Full",
     "InvalidKey",
     "NotFound",
@@ -34,3 +41,12 @@ __all__ = [
     "connect",
     "open",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What costs time to import and most programs do not name: a Dataset is made by Store.dataset()."""
+    if name == "Dataset":
+        from tierstore.cache.columns.dataset import Dataset
+
+        return Dataset
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("get", "put", "overflow", "ring", "scan", "kmeans", "start", "restart", "idle", "churn", "emulation")
+NAMES = ("get", "put", "overflow", "ring", "scan", "kmeans", "start", "restart", "idle", "churn", "emulation", "sql")
 TIMEOUT_S = 180
 
 

@@ -240,3 +240,22 @@ def test_a_socket_path_that_cannot_be_used(name: str, tmp_path: Path) -> None:
     assert answer.returncode == 1 and name in answer.stderr and "Traceback" not in answer.stderr, answer.stderr
     with pytest.raises(tierstore.PeerLost):
         tierstore.connect(name)
+
+
+@pytest.mark.slow
+def test_a_client_of_a_daemon_that_comes_back_with_another_store(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path, "--dram", "16MiB", "--ephemeral")
+    try:
+        daemon.start()
+        store = daemon.connect()
+        store.put_bytes("k", b"v")
+        daemon.kill()
+        daemon.start()
+        with pytest.raises(tierstore.PeerLost, match="serves another store now"):
+            for number in range(1000):  # what it has leased it may still fill: into memory that nobody looks at
+                store.put_bytes(f"k{number}", bytes(100_000))
+        store.close()
+        with daemon.connect() as again:
+            assert again.keys() == []
+    finally:
+        daemon.end()

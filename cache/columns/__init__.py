@@ -1,0 +1,1 @@
+"""The column cache: Parquet columns kept decoded in the store, and tables over them."""
