@@ -16,9 +16,11 @@ import pyarrow.dataset as pds
 
 from tierstore.cache.columns.dataset import BATCH_ROWS, Dataset
 from tierstore.cache.columns.prune import Pruner, comparable
+from tierstore.cache.columns.tables import Snapshot
 
 # A filter is applied here if it leaves at most this share of the row groups.
 PRUNED_SHARE = 0.75
+ANSWERS_MAX = 4096
 
 try:  # DuckDB 2: sources that know their rows and are asked about each filter
     from duckdb._sources import ArrowScanSource
@@ -91,6 +93,28 @@ class _Scanner:
         return self._reader
 
 
+class _Known:
+    """What was found out of one snapshot: it is asked several times for each query, and the answers cost more than the query of
+    a small table."""
+
+    def __init__(self, snapshot: Snapshot):
+        self.snapshot, self.schema = snapshot, _schema(snapshot.stored)
+        self.accepted: dict[str, bool] = {}  # by the predicate's text
+
+
+def _is_worth_applying(predicate: Any, snapshot: Snapshot) -> bool:
+    """Whether statistics exclude row groups by a predicate, which is translated exactly."""
+    schema = comparable(snapshot.schema)
+    try:
+        expression = to_arrow(predicate, schema)
+        if nan_may_satisfy(predicate, schema):
+            return False
+        kept = snapshot.units(Pruner(expression, snapshot.schema))
+    except (Untranslatable, pa.ArrowException, KeyError):
+        return False
+    return len(kept) <= PRUNED_SHARE * len(snapshot.units())
+
+
 if ArrowScanSource is not None:
 
     class _Source(_Table, ArrowScanSource):  # type: ignore[misc]
@@ -103,11 +127,19 @@ if ArrowScanSource is not None:
         def __init__(self, dataset: Dataset):
             _Table.__init__(self, dataset)
             self.obj = self
+            self._known = _Known(dataset.snapshot())
+
+        def _now(self) -> _Known:
+            """What is known of the files that are there now. Racing threads at worst find it out twice."""
+            known, snapshot = self._known, self._dataset.snapshot()
+            if known.snapshot is not snapshot:
+                self._known = known = _Known(snapshot)
+            return known
 
         @property
         def schema(self) -> pa.Schema:
             """The form in which columns are kept."""
-            return _schema(self._dataset.stored_schema(self._dataset.snapshot()))
+            return self._now().schema
 
         def __arrow_c_schema__(self) -> Any:
             return self.schema.__arrow_c_schema__()
@@ -118,24 +150,18 @@ if ArrowScanSource is not None:
 
         def accepts(self, predicate: Any) -> bool:
             """Whether a predicate is worth applying here, and is applied exactly as DuckDB would."""
-            snapshot = self._dataset.snapshot()
-            schema = comparable(snapshot.schema)
-            try:
-                expression = to_arrow(predicate, schema)
-            except Untranslatable:
-                return False
-            if nan_may_satisfy(predicate, schema):
-                return False
-            try:
-                kept = snapshot.units(Pruner(expression, snapshot.schema))
-            except (pa.ArrowException, KeyError):
-                return False
-            return len(kept) <= PRUNED_SHARE * len(snapshot.units())
+            known, text = self._now(), predicate.fragment()
+            answer = known.accepted.get(text)
+            if answer is None:
+                answer = known.accepted[text] = _is_worth_applying(predicate, known.snapshot)
+                if len(known.accepted) > ANSWERS_MAX:
+                    known.accepted.clear()
+            return answer
 
         def stream(self, columns: Sequence[int] | None, filters: Sequence[Any]) -> tuple[Any, bool]:
             """The rows that pass all accepted filters."""
-            snapshot = self._dataset.snapshot()
-            schema = _schema(self._dataset.stored_schema(snapshot))
+            known = self._now()
+            snapshot, schema = known.snapshot, known.schema
             chosen = schema if columns is None else pa.schema([schema.field(number) for number in columns])
             if not filters:
                 table = self._dataset.mapped(snapshot, chosen)

@@ -114,20 +114,21 @@ class Dataset:
     def mapped(self, snapshot: Snapshot, schema: pa.Schema) -> pa.Table | None:
         """For engines: the columns of a schema as one table, without copying, if all lie in memory in that form."""
         units = snapshot.units()
-        owner, columns = snapshot.files, {}
+        owner, columns, held_bytes = snapshot.files, {}, 0
         for entry in schema:
             held = self._held.get(owner, entry)
             if held is not None:
-                columns[entry.name] = held
+                columns[entry.name] = held[0]
+                held_bytes += held[1]
         missing = [entry for entry in schema if entry.name not in columns]
-        found = self._scan(units, [entry.name for entry in missing]).mapped()
+        found = self._scan(units, [entry.name for entry in missing]).mapped() if missing else []
         if found is None:
             return None
+        self.counters.add(scans=1, hits=len(units) * len(columns), hit_bytes=held_bytes)
         for entry in missing:
             arrays = [array for unit, some in zip(units, found, strict=True) for array in column_of(unit, some, entry)]
             columns[entry.name] = column = pa.chunked_array(arrays, entry.type)
             self._held.put(owner, entry, column, column.get_total_buffer_size())
-        self.counters.again(len(units), [columns[entry.name] for entry in schema if entry not in missing])
         self._finished(schema.names)
         return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 

@@ -45,13 +45,13 @@ class Held:
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
 
-    def get(self, owner: Any, name: Any) -> Any:
-        """A value, or None."""
+    def get(self, owner: Any, name: Any) -> tuple[Any, int] | None:
+        """A value and its size, or None."""
         with self._lock:
             found = self._values.get(name) if owner is self._owner else None
             if found is not None:
                 self._values[name] = (time.monotonic() + HOLD_S, *found[1:])
-        return None if found is None else found[2]
+        return None if found is None else (found[2], found[1])
 
     def put(self, owner: Any, name: Any, value: Any, size: int) -> None:
         """Hold a value, if the budget allows."""

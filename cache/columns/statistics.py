@@ -47,14 +47,6 @@ class Counters:
             self.hits += len(groups)
             self.hit_bytes += _nbytes(groups)
 
-    def again(self, count: int, columns: Iterable[pa.ChunkedArray]) -> None:
-        """Columns of so many chunks each were still at hand."""
-        columns = list(columns)
-        with self._lock:
-            self.scans += 1
-            self.hits += count * len(columns)
-            self.hit_bytes += sum(column.get_total_buffer_size() for column in columns)
-
     def filled(self, arrays: Iterable[pa.Array], seconds: float) -> None:
         """Chunks were read from a file."""
         arrays = list(arrays)
