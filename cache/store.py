@@ -337,6 +337,7 @@ class Store:
         hint: str = "",
         pool: str = "default",
         prefetch: bool = True,
+        form: str = "decoded",
     ) -> Dataset:
         """Parquet files as a table whose columns are kept in this store as they are read.
 
@@ -345,6 +346,7 @@ class Store:
                   "ttl:SECONDS" (at most so often).  snapshot: a name under which these files never change.
         hint:     "once": what is read is not kept.  pool: where it is kept.
         prefetch: fill ahead, while there is room, what is missing of columns that queries keep reading.
+        form:     "decoded", or "encoded": kept as it is in the file, in its room, and decoded by each scan.
         Cost:     reads the footers of all files.
         Raises:   FileNotFoundError, ConfigError, and what pyarrow raises for what is no Parquet file.
         """
@@ -354,8 +356,8 @@ class Store:
         with self._session.lock:
             if self._columns is None:
                 self._columns = ColumnCache(self)
-        options = {"validate": validate, "snapshot": snapshot, "hint": hint, "pool": pool, "prefetch": prefetch}
-        return self._columns.dataset(self, paths, **options)
+        options = {"validate": validate, "snapshot": snapshot, "hint": hint, "pool": pool}
+        return self._columns.dataset(self, paths, prefetch=prefetch, form=form, **options)
 
     def tables(self) -> list[dict[str, Any]]:
         """What the column cache holds and did since the daemon started, by table, over all clients."""

@@ -52,15 +52,15 @@ def file_prefix(path: str, version: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _column_name(column: str) -> str:
-    return f"{quote(column, safe='')}/{FORM}"
+def _column_name(column: str, form: str) -> str:
+    return f"{quote(column, safe='')}/{form}"
 
 
-def chunk_key(prefix: str, row_group: int, column: str) -> str:
+def chunk_key(prefix: str, row_group: int, column: str, form: str = FORM) -> str:
     """The key of a chunk."""
-    key = f"{prefix}{row_group}/{_column_name(column)}"
+    key = f"{prefix}{row_group}/{_column_name(column, form)}"
     if len(key) > layout.KEY_BYTES_MAX:
-        key = f"{_DIGEST}{hashlib.blake2b(key.encode(), digest_size=32).hexdigest()}#{row_group}/~/{FORM}"
+        key = f"{_DIGEST}{hashlib.blake2b(key.encode(), digest_size=32).hexdigest()}#{row_group}/~/{form}"
     return key
 
 
@@ -112,9 +112,22 @@ class Chunks:
             self._store._session.charge(root.segment, root.payload_bytes)
         return list(arrays)
 
-    def write(self, key: str, arrays: list[pa.Array], pool: str) -> None:
-        """Admit a chunk. Raises what put() raises."""
+    def read_bytes(self, key: str) -> memoryview | None:
+        """The bytes of an encoded chunk; None if it is not cached, or not any more."""
+        try:
+            return self._store.get_bytes(key)  # type: ignore[no-any-return]
+        except TierstoreError:
+            if self._store._closed:
+                raise
+            return None
+
+    def write(self, key: str, arrays: list[pa.Array] | bytes, pool: str) -> None:
+        """Admit a chunk: its arrays, or its encoded bytes. Raises what put() raises."""
         check_key(key)
+        if isinstance(arrays, bytes):
+            with self._store._session.patience(ADMIT_WAIT_S):
+                self._store.put_bytes(key, arrays, pool=pool)
+            return
         pieces = [pa.record_batch([piece], [_NAME]) for array in arrays for piece in cut(array)]
         with self._store._session.patience(ADMIT_WAIT_S):
             self._store.put(key, pieces[0] if len(pieces) == 1 else pa.Table.from_batches(pieces), pool=pool)

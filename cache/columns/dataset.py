@@ -13,8 +13,10 @@ import pyarrow as pa
 from tierstore.ringbuf.errors import ConfigError, NotFound
 
 from .chunks import PREFIX, place_of
+from .encoded import ENCODED
 from .files import Listing, PathLike
 from .filling import FileChanged
+from .forms import FORM
 from .holding import Held
 from .prefetch import Prefetcher
 from .prune import Pruner
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from .shared import ColumnCache
 
 HINTS = ("", "once")
+FORMS = {"decoded": FORM, "encoded": ENCODED}
 # Rows in what engines are handed at once: enough to amortize the hand-over, few enough to share out among threads.
 BATCH_ROWS = 122_880
 TELL_S = 1.0
@@ -50,12 +53,15 @@ class Dataset:
         hint: str = "",
         pool: str = "default",
         prefetch: bool = True,
+        form: str = "decoded",
     ):
+        if form not in FORMS:
+            raise ConfigError("form", form, f"one of {', '.join(FORMS)}")
         if hint not in HINTS:
             raise ConfigError("hint", hint, "'once' (what is read is not kept), or nothing")
         store._pool(pool)  # refuses an unknown one
         self._store, self._shared, self._filler = store, shared, shared.filler
-        self._listing = Listing(paths)
+        self._listing, self._form = Listing(paths), FORMS[form]
         self._tables = Tables(self._listing, shared.footers, validate, snapshot)
         self.counters, self._held = Counters(), Held(shared.budget)
         self._told, self._told_at = Counters().as_dict(), time.monotonic()
@@ -198,7 +204,7 @@ class Dataset:
         self._finished(wanted.names)
 
     def _scan(self, units: Sequence[Unit], names: Sequence[str]) -> Scan:
-        return Scan(self._filler, units, names, self._look, self._pool, self.counters)
+        return Scan(self._filler, units, names, self._look, self._pool, self.counters, self._form)
 
     # --- engines ------------------------------------------------------------------------------------------------------------
 
@@ -270,13 +276,12 @@ class Dataset:
         """Fill the first row group of which one of these columns is not cached; whether there was one."""
         snapshot = self._tables.snapshot()
         for unit in snapshot.units() if self._pool else ():
-            keys = {name: unit.file.key(unit.row_group, name) for name in names if unit.file.has(name)}
+            keys = dict(self._keys_of(unit, names))
             missing = {name: key for name, key in keys.items() if not self._filler.chunks.is_there(key)}
             if missing and not unit.file.version.is_young():
                 file, refused = unit.file, self.counters.refused
-                self._filler.fill(
-                    file.source, file.version, file.footer, unit.row_group, missing, self._pool, self.counters
-                )
+                fill = self._filler.fill if self._form == FORM else self._filler.fill_encoded
+                fill(file.source, file.version, file.footer, unit.row_group, missing, self._pool, self.counters)
                 self.counters.add(prefetched=len(missing))
                 return self.counters.refused == refused
         return False
@@ -284,20 +289,17 @@ class Dataset:
     def cached_keys(self, columns: Sequence[str] | None) -> list[str]:
         snapshot = self._tables.snapshot()
         names = self._schema_of(snapshot, columns).names
-        keys = (
-            unit.file.key(unit.row_group, name) for unit in snapshot.units() for name in names if unit.file.has(name)
-        )
+        keys = (key for unit in snapshot.units() for _, key in self._keys_of(unit, names))
         return [key for key in keys if self._filler.chunks.is_there(key)]
+
+    def _keys_of(self, unit: Unit, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Names and keys of a unit's chunks; a column that is not in the file has none."""
+        return ((name, unit.file.key(unit.row_group, name, self._form)) for name in names if unit.file.has(name))
 
     def stats(self) -> dict[str, Any]:
         """What this handle's scans did (hits, misses, fills, seconds saved), and how much is cached now."""
         snapshot = self._tables.snapshot()
-        keys = [
-            unit.file.key(unit.row_group, name)
-            for unit in snapshot.units()
-            for name in snapshot.schema.names
-            if unit.file.has(name)
-        ]
+        keys = [key for unit in snapshot.units() for _, key in self._keys_of(unit, snapshot.schema.names)]
         cached = sum(map(self._filler.chunks.is_there, keys))
         return {
             "table": self.name,

@@ -98,6 +98,10 @@ class Source:
         """What pyarrow's Parquet reader takes: a path, or an open file."""
         return self.inner if self.filesystem is None else self.filesystem.open_input_file(self.inner)
 
+    def open_bytes(self) -> Any:
+        """An open file to seek and read in."""
+        return open(self.inner, "rb") if self.filesystem is None else self.filesystem.open_input_file(self.inner)
+
     def arrow_filesystem(self) -> Any:
         """The file system in pyarrow's terms."""
         return self.filesystem or pafs.LocalFileSystem()

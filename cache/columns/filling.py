@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from tierstore.ringbuf.errors import Closed, Full, PeerLost, TierstoreError
 
+from . import encoded
 from .chunks import Chunks
 from .files import Source, Version
 from .footers import Footer
@@ -99,6 +100,34 @@ class Filler:
                 found |= filled
         return found
 
+    def fill_encoded(
+        self,
+        source: Source,
+        version: Version,
+        footer: Footer,
+        row_group: int,
+        keys: dict[str, str],
+        pool: str | None,
+        counters: Counters,
+    ) -> dict[str, list[pa.Array]]:
+        """As fill(), where chunks are kept as they are in the file: all are decoded now."""
+        start = time.perf_counter()
+        with self._turn(f"{source.path}#{row_group}"):
+            found = {name: view for name, key in keys.items() if (view := self.chunks.read_bytes(key)) is not None}
+            missing = [name for name in keys if name not in found]
+            with _unchanged(source, version):
+                fresh = encoded.read(source, footer, row_group, missing) if missing else {}
+            for name, packed in fresh.items():
+                self._admit(keys[name], packed, pool, counters)
+        counters.add(hits=len(found), hit_bytes=sum(view.nbytes for view in found.values()))
+        try:
+            pieces = encoded.Pieces(footer, row_group, {**found, **fresh})
+            arrays = decode(pa.PythonFile(pieces, mode="r"), footer, row_group, list(keys), coalesce=False)
+        except (pa.ArrowException, OSError):  # what was cached is damaged, or the file is: then that raises too
+            return self.read_through(source, version, footer, row_group, list(keys), counters)
+        counters.filled([one for name in missing for one in arrays[name]], time.perf_counter() - start)
+        return arrays
+
     def read_through(
         self,
         source: Source,
@@ -110,16 +139,17 @@ class Filler:
     ) -> dict[str, list[pa.Array]]:
         """As fill(), past the cache."""
         start = time.perf_counter()
-        try:
-            arrays = decode(source, footer, row_group, columns)
-        except (pa.ArrowException, OSError) as error:
-            _check_unchanged(source, version, error)
-            raise
-        _check_unchanged(source, version, None)
+        with _unchanged(source, version):
+            opened = source.open()
+            try:
+                arrays = decode(opened, footer, row_group, columns)
+            finally:
+                if not isinstance(opened, str):
+                    opened.close()
         counters.filled([array for pieces in arrays.values() for array in pieces], time.perf_counter() - start)
         return arrays
 
-    def _admit(self, key: str, arrays: list[pa.Array], pool: str | None, counters: Counters) -> None:
+    def _admit(self, key: str, arrays: list[pa.Array] | bytes, pool: str | None, counters: Counters) -> None:
         if pool is None:
             return
         now = time.monotonic()
@@ -183,18 +213,29 @@ def _check_unchanged(source: Source, version: Version, cause: BaseException | No
         raise FileChanged(f"{source.path} was changed while it was read; run the query again") from cause
 
 
-def decode(source: Source, footer: Footer, row_group: int, columns: Sequence[str]) -> dict[str, list[pa.Array]]:
-    """Columns of one row group as they are stored, read and decoded now, in this thread."""
+@contextlib.contextmanager
+def _unchanged(source: Source, version: Version) -> Iterator[None]:
+    """What is read within this counts only if the file was that version to the end; else FileChanged."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        _check_unchanged(source, version, error)
+        raise
+    _check_unchanged(source, version, None)
+
+
+def decode(
+    opened: Any, footer: Footer, row_group: int, columns: Sequence[str], coalesce: bool = True
+) -> dict[str, list[pa.Array]]:
+    """Columns of one row group as they are stored, read and decoded now, in this thread.
+
+    opened: a path or an open file.  coalesce: read neighbouring columns at once, and what is between them.
+    """
     text = [name for name in columns if is_text(footer.schema.field(name).type)]
     codes = [name for name in text if footer.is_coded(name, row_group)]
     leaves = [leaf for name in columns for leaf in footer.leaves(name)]  # by name, "a" would also mean "a.b"
-    opened = source.open()
-    try:
-        with pq.ParquetFile(
-            opened, metadata=footer.metadata, read_dictionary=codes, pre_buffer=True, page_checksum_verification=True
-        ) as file:
-            table = file.reader.read_row_group(row_group, column_indices=sorted(leaves), use_threads=False)
-    finally:
-        if not isinstance(opened, str):
-            opened.close()
+    with pq.ParquetFile(
+        opened, metadata=footer.metadata, read_dictionary=codes, pre_buffer=coalesce, page_checksum_verification=True
+    ) as file:
+        table = file.reader.read_row_group(row_group, column_indices=sorted(leaves), use_threads=False)
     return {name: narrow(table.column(name)) for name in columns}

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 import pyarrow as pa
 
 from .filling import Filler
-from .forms import CODES, coded, widen
+from .forms import CODES, FORM, coded, widen
 from .statistics import Counters
 from .tables import Unit
 
@@ -25,7 +25,7 @@ class Scan:
     """One pass over units.
 
     columns: those of the dataset that are wanted.  look: whether cached chunks are used.  pool: where to admit others;
-    None: nowhere.
+    None: nowhere.  form: that of the cached chunks; only FORM can be read in place.
     """
 
     def __init__(
@@ -36,7 +36,9 @@ class Scan:
         look: bool,
         pool: str | None,
         counters: Counters,
+        form: str = FORM,
     ):
+        self._form = form
         self._filler, self._units, self._columns = filler, units, list(columns)
         self._look, self._pool, self._counters = look, pool, counters
 
@@ -80,11 +82,11 @@ class Scan:
                     pending.cancel()
 
     def _keys(self, unit: Unit) -> dict[str, str]:
-        return {name: unit.file.key(unit.row_group, name) for name in self._columns if unit.file.has(name)}
+        return {name: unit.file.key(unit.row_group, name, self._form) for name in self._columns if unit.file.has(name)}
 
     def _read(self, unit: Unit, keys: dict[str, str]) -> Arrays | None:
         """All chunks of a unit if they can be read in place; nothing is read from disk for it."""
-        if not self._look or unit.file.version.is_young():
+        if not self._look or unit.file.version.is_young() or self._form != FORM:
             return None if keys else {}
         chunks, found = self._filler.chunks, {}
         for name, key in keys.items():
@@ -102,7 +104,8 @@ class Scan:
             return found
         file, work = unit.file, (unit.file.source, unit.file.version, unit.file.footer, unit.row_group)
         if self._look and not file.version.is_young():
-            return self._filler.pool().submit(self._filler.fill, *work, keys, self._pool, self._counters)
+            fill = self._filler.fill if self._form == FORM else self._filler.fill_encoded
+            return self._filler.pool().submit(fill, *work, keys, self._pool, self._counters)
         self._counters.add(untrusted=int(self._look))
         return self._filler.pool().submit(self._filler.read_through, *work, list(keys), self._counters)
 

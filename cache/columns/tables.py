@@ -17,7 +17,7 @@ from .chunks import chunk_key, file_prefix
 from .files import Listing, Source, Version, partition_expression, partition_fields, partition_values
 from .filling import FileChanged
 from .footers import Footer, Footers
-from .forms import CODES, is_text, stored_type
+from .forms import CODES, FORM, is_text, stored_type
 from .prune import Pruner
 
 MODES = "'all', 'remote', 'none', or 'ttl:SECONDS'"
@@ -35,9 +35,9 @@ class File:
     partition: dict[str, Any]
     prefix: str
 
-    def key(self, row_group: int, column: str) -> str:
+    def key(self, row_group: int, column: str, form: str = FORM) -> str:
         """The key of a column chunk."""
-        return chunk_key(self.prefix, row_group, column)
+        return chunk_key(self.prefix, row_group, column, form)
 
     def has(self, column: str) -> bool:
         """Whether the file itself holds a column (not its path, and not an older or newer schema)."""
