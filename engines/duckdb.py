@@ -1,7 +1,7 @@
 """DuckDB: a dataset as a table of a connection.
 
-DuckDB is handed the columns in the form in which they are kept (64-bit decimals, dictionaries, views), which it takes
-without copying, and the number of rows, without which it would plan every join for one row. It offers its filters one by
+DuckDB is handed the columns in the form in which they are kept (64-bit decimals, dictionaries), which it takes without
+copying, and the number of rows, without which it would plan every join for one row. It offers its filters one by
 one; those that statistics turn into fewer row groups are accepted, and applied here; the others it applies itself, which
 is faster and exact by definition.
 """
@@ -94,8 +94,7 @@ class _Scanner:
 
 
 class _Known:
-    """What was found out of one snapshot: it is asked several times for each query, and the answers cost more than the query of
-    a small table."""
+    """What was found out of one snapshot: DuckDB asks several times for each query, and finding out costs up to a millisecond."""
 
     def __init__(self, snapshot: Snapshot):
         self.snapshot, self.schema = snapshot, _schema(snapshot.stored)
