@@ -16,15 +16,16 @@ import pyarrow.dataset as pds
 
 from tierstore.cache.columns.dataset import BATCH_ROWS, Dataset
 from tierstore.cache.columns.prune import Pruner, comparable
-from tierstore.cache.columns.tables import Snapshot
+from tierstore.cache.columns.tables import File, Snapshot
 
 # A filter is applied here if it leaves at most this share of the row groups.
 PRUNED_SHARE = 0.75
 ANSWERS_MAX = 4096
+SCATTERED = 0.9
 
 try:  # DuckDB 2: sources that know their rows and are asked about each filter
     from duckdb._sources import ArrowScanSource
-    from duckdb._sources.nodes import Untranslatable
+    from duckdb._sources.nodes import Col, Untranslatable
     from duckdb._sources.to_arrow import nan_may_satisfy, to_arrow
 except ImportError:  # another version: what every one can do
     ArrowScanSource = None
@@ -103,6 +104,9 @@ class _Known:
 
 def _is_worth_applying(predicate: Any, snapshot: Snapshot) -> bool:
     """Whether statistics exclude row groups by a predicate, which is translated exactly."""
+    names = _columns(predicate)
+    if all(_is_scattered(file, name) for file in snapshot.files for name in names):
+        return False
     schema = comparable(snapshot.schema)
     try:
         expression = to_arrow(predicate, schema)
@@ -112,6 +116,22 @@ def _is_worth_applying(predicate: Any, snapshot: Snapshot) -> bool:
     except (Untranslatable, pa.ArrowException, KeyError):
         return False
     return len(kept) <= PRUNED_SHARE * len(snapshot.units())
+
+
+def _columns(predicate: Any) -> set[str]:
+    """The columns of a predicate."""
+    found, pending = set(), [predicate]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, Col):
+            found.add(node.parts[0])
+        pending += node._children()
+    return found
+
+
+def _is_scattered(file: File, name: str) -> bool:
+    """Whether every row group of a file covers nearly all of a column's range: then asking statistics is in vain."""
+    return file.has(name) and file.footer.spread(name) > SCATTERED
 
 
 if ArrowScanSource is not None:

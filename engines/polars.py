@@ -22,6 +22,9 @@ from tierstore.cache.columns.dataset import Dataset
 from tierstore.cache.columns.forms import CODES, is_text, views
 from tierstore.cache.columns.tables import Snapshot
 
+# Frames of all rows at once are several times as slow: decimals are widened, and filters copy.
+FRAME_ROWS = 1 << 19
+
 
 def lazy_frame(dataset: Dataset) -> pl.LazyFrame:
     """See Dataset.to_polars()."""
@@ -61,7 +64,8 @@ def _tables(dataset: Dataset, names: list[str], predicate: pl.Expr | None, limit
     if len(units) == len(everything):
         table = dataset.mapped(snapshot, chosen)
         if table is not None:
-            yield table
+            for start in range(0, max(1, table.num_rows), FRAME_ROWS):
+                yield table.slice(start, FRAME_ROWS)
             return
     for batch in dataset.batches(snapshot, units, chosen, None):
         yield pa.Table.from_batches([batch])

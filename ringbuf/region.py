@@ -17,6 +17,7 @@ _PROT_READ, _PROT_WRITE = 1, 2
 _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS, _MAP_NORESERVE = 0x01, 0x02, 0x10, 0x20, 0x4000
 _SHARED_VALIDATE_SYNC = 0x03 | 0x80000  # refuses what it does not know; MAP_SHARED alone would ignore MAP_SYNC
 _MADV_HUGEPAGE, _MADV_POPULATE_READ, _MADV_POPULATE_WRITE = 14, 22, 23
+_POPULATE_STEP_BYTES = 1 << 20
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -101,8 +102,13 @@ def make_private(address: int, size: int) -> None:
 
 
 def populate(address: int, size: int, writable: bool) -> None:
-    """Enter a range into the page tables ahead of use; a hint, errors are ignored."""
-    _libc.madvise(address, size, _MADV_POPULATE_WRITE if writable else _MADV_POPULATE_READ)
+    """Enter a range into the page tables ahead of use; a hint, errors are ignored.
+
+    In steps: meanwhile no other thread of the process can map or unmap memory, which every large allocation does.
+    """
+    advice = _MADV_POPULATE_WRITE if writable else _MADV_POPULATE_READ
+    for start in range(0, size, _POPULATE_STEP_BYTES):
+        _libc.madvise(address + start, min(_POPULATE_STEP_BYTES, size - start), advice)
 
 
 def create_file(path: str, size: int) -> int:

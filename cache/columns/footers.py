@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
+import math
 import threading
 from collections import OrderedDict
 from typing import Any
@@ -30,6 +33,7 @@ class Footer:
         self.row_counts = [self.metadata.row_group(i).num_rows for i in range(self.metadata.num_row_groups)]
         self.nbytes = PARSED_FACTOR * self.metadata.serialized_size
         self._coded: dict[str, list[bool]] = {}
+        self._spreads: dict[str, float] = {}
         self._leaves = _leaves(self.schema)
         self._lock = threading.Lock()
 
@@ -46,6 +50,16 @@ class Footer:
             with self._lock:
                 self._coded[column] = known
         return all(known) if row_group is None else known[row_group]
+
+    def spread(self, column: str) -> float:
+        """How much of a numeric column's range a row group covers on average, from 0 (sorted) to 1; 0 where it is not known."""
+        with self._lock:
+            known = self._spreads.get(column)
+        if known is None:
+            known = _spread(self.metadata, self.leaves(column))
+            with self._lock:
+                self._spreads[column] = known
+        return known
 
     def _looks_coded(self, column: str, row_group: int) -> bool:
         leaves = self.leaves(column)
@@ -73,6 +87,27 @@ def _leaf_count(kind: pa.DataType) -> int:
     if not pa.types.is_nested(kind):
         return 1
     return sum(_leaf_count(kind.field(position).type) for position in range(kind.num_fields))
+
+
+def _spread(metadata: Any, leaves: list[int]) -> float:
+    bounds = []
+    for number in range(metadata.num_row_groups if len(leaves) == 1 else 0):
+        statistics = metadata.row_group(number).column(leaves[0]).statistics
+        if statistics is None or not statistics.has_min_max:
+            return 0.0
+        bounds.append((_number(statistics.min), _number(statistics.max)))
+    low, high = min((low for low, _ in bounds), default=math.nan), max((high for _, high in bounds), default=math.nan)
+    width = high - low
+    return sum(top - bottom for bottom, top in bounds) / (len(bounds) * width) if width > 0 else 0.0
+
+
+def _number(value: Any) -> float:
+    """A bound as a number that lies as it does; NaN for text and whatever else has no distance."""
+    if isinstance(value, datetime.datetime):
+        return value.timestamp()
+    if isinstance(value, datetime.date):
+        return float(value.toordinal())
+    return float(value) if isinstance(value, (int, float, decimal.Decimal)) else math.nan
 
 
 class Footers:
