@@ -16,7 +16,7 @@ import pyarrow.dataset as pds
 
 from tierstore.cache.columns.dataset import BATCH_ROWS, Dataset
 from tierstore.cache.columns.prune import Pruner, comparable
-from tierstore.cache.columns.tables import File, Snapshot
+from tierstore.cache.columns.tables import Snapshot
 
 # A filter is applied here if it leaves at most this share of the row groups.
 PRUNED_SHARE = 0.75
@@ -104,9 +104,8 @@ class _Known:
 
 def _is_worth_applying(predicate: Any, snapshot: Snapshot) -> bool:
     """Whether statistics exclude row groups by a predicate, which is translated exactly."""
-    names = _columns(predicate)
-    if all(_is_scattered(file, name) for file in snapshot.files for name in names):
-        return False
+    if all(snapshot.spread(name) > SCATTERED for name in _columns(predicate)):
+        return False  # every row group covers nearly all of their ranges: asking statistics is in vain
     schema = comparable(snapshot.schema)
     try:
         expression = to_arrow(predicate, schema)
@@ -127,11 +126,6 @@ def _columns(predicate: Any) -> set[str]:
             found.add(node.parts[0])
         pending += node._children()
     return found
-
-
-def _is_scattered(file: File, name: str) -> bool:
-    """Whether every row group of a file covers nearly all of a column's range: then asking statistics is in vain."""
-    return file.has(name) and file.footer.spread(name) > SCATTERED
 
 
 if ArrowScanSource is not None:

@@ -15,7 +15,7 @@ import pyarrow.dataset as pds
 from .files import Source, Version
 
 BUDGET_BYTES = 64 << 20
-# What a parsed footer takes, against its encoded size (measured: 3 to 6 times).
+# What a parsed footer is taken to need, against its encoded size: an estimate, as nobody can be asked.
 PARSED_FACTOR = 6
 # A text column's chunk with a dictionary is read as codes where it takes at most so many encoded bytes a value.
 CODE_BYTES = 4
@@ -33,7 +33,7 @@ class Footer:
         self.row_counts = [self.metadata.row_group(i).num_rows for i in range(self.metadata.num_row_groups)]
         self.nbytes = PARSED_FACTOR * self.metadata.serialized_size
         self._coded: dict[str, list[bool]] = {}
-        self._spreads: dict[str, float] = {}
+        self._bounds: dict[str, list[tuple[float, float]] | None] = {}
         self._leaves = _leaves(self.schema)
         self._lock = threading.Lock()
 
@@ -51,15 +51,15 @@ class Footer:
                 self._coded[column] = known
         return all(known) if row_group is None else known[row_group]
 
-    def spread(self, column: str) -> float:
-        """How much of a numeric column's range a row group covers on average, from 0 (sorted) to 1; 0 where it is not known."""
+    def bounds(self, column: str) -> list[tuple[float, float]] | None:
+        """Smallest and largest value of a column in each row group, as numbers; None where that is not known."""
         with self._lock:
-            known = self._spreads.get(column)
-        if known is None:
-            known = _spread(self.metadata, self.leaves(column))
-            with self._lock:
-                self._spreads[column] = known
-        return known
+            if column in self._bounds:
+                return self._bounds[column]
+        found = _bounds(self.metadata, self.leaves(column))
+        with self._lock:
+            self._bounds[column] = found
+        return found
 
     def _looks_coded(self, column: str, row_group: int) -> bool:
         leaves = self.leaves(column)
@@ -89,16 +89,16 @@ def _leaf_count(kind: pa.DataType) -> int:
     return sum(_leaf_count(kind.field(position).type) for position in range(kind.num_fields))
 
 
-def _spread(metadata: Any, leaves: list[int]) -> float:
-    bounds = []
-    for number in range(metadata.num_row_groups if len(leaves) == 1 else 0):
+def _bounds(metadata: Any, leaves: list[int]) -> list[tuple[float, float]] | None:
+    if len(leaves) != 1:
+        return None
+    found = []
+    for number in range(metadata.num_row_groups):
         statistics = metadata.row_group(number).column(leaves[0]).statistics
         if statistics is None or not statistics.has_min_max:
-            return 0.0
-        bounds.append((_number(statistics.min), _number(statistics.max)))
-    low, high = min((low for low, _ in bounds), default=math.nan), max((high for _, high in bounds), default=math.nan)
-    width = high - low
-    return sum(top - bottom for bottom, top in bounds) / (len(bounds) * width) if width > 0 else 0.0
+            return None
+        found.append((_number(statistics.min), _number(statistics.max)))
+    return found
 
 
 def _number(value: Any) -> float:

@@ -82,6 +82,19 @@ class Snapshot:
         """All rows of all files."""
         return sum(sum(file.footer.row_counts) for file in self.files)
 
+    def spread(self, column: str) -> float:
+        """How much of a column's range a row group covers on average: from 0 (sorted, or not known) to 1 (all over it)."""
+        bounds: list[tuple[float, float]] = []
+        for file in self.files:
+            own = file.footer.bounds(column) if file.has(column) else None
+            if own is None:
+                return 0.0
+            bounds += own
+        if not bounds:
+            return 0.0
+        width = max(high for _, high in bounds) - min(low for low, _ in bounds)
+        return sum(high - low for low, high in bounds) / (len(bounds) * width) if width > 0 else 0.0
+
     def units(self, pruner: Pruner | None = None) -> list[Unit]:
         """The row groups that may hold rows a filter keeps, in order."""
         units = []
