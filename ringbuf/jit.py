@@ -143,10 +143,19 @@ def cache_folder(modules: list[str]) -> Path:
 
 
 def _toolchain() -> str:
+    compilers = f"numba {_version('numba')} llvmlite {_version('llvmlite')} python {sys.version}"
+    return f"{compilers} {cpu_flags()} {TRACED} {sorted(SYMBOLS)}"
+
+
+def _version(package: str) -> str:
+    """What tells a package's versions apart: the file that says so. importlib.metadata takes milliseconds to import."""
+    spec = importlib.util.find_spec(package)
+    file = Path(spec.origin).parent / "_version.py" if spec is not None and spec.origin else None
+    if file is not None and file.exists():
+        return file.read_text()
     from importlib.metadata import version
 
-    compilers = f"numba {version('numba')} llvmlite {version('llvmlite')} python {sys.version}"
-    return f"{compilers} {cpu_flags()} {TRACED} {sorted(SYMBOLS)}"
+    return version(package)
 
 
 def cpu_flags() -> str:

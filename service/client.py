@@ -8,18 +8,18 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tierstore.cache.embedded import open_embedded
 from tierstore.cache.store import Store
 from tierstore.ringbuf.client import ArenaInfo, Grant, Session
-from tierstore.ringbuf.errors import Closed, ConfigError, PeerLost
+from tierstore.ringbuf.errors import Closed, PeerLost
 from tierstore.ringbuf.native import kernels
 from tierstore.ringbuf.tier import Tier
 
 from . import protocol
-from .config import DiskDir, StoreConfig, load_config, parse_path_size, parse_size
-from .layout import engine_config, remove_dead
+
+if TYPE_CHECKING:
+    from .config import StoreConfig
 
 CONNECT_TIMEOUT_S = 10.0
 RESTART_WAIT_S = 10.0
@@ -173,6 +173,17 @@ class SocketControl:
             self._connection.close()
 
 
+# Configuration and engine are imported where they are used: a client of a daemon needs neither, and starts a tenth sooner.
+
+
+def _default_socket() -> str:
+    from .config import load_config
+
+    socket = load_config().resolve().socket
+    assert socket is not None
+    return socket
+
+
 def connect(path: str | None = None) -> Store:
     """The store of this node's daemon; without one (and without a path), an embedded store.
 
@@ -181,8 +192,7 @@ def connect(path: str | None = None) -> Store:
     Raises: PeerLost if a path was given and nobody serves it, Full if the daemon has no client slot left.
     """
     named = path or os.environ.get("TIERSTORE_SOCKET")
-    target = named or load_config().resolve().socket
-    assert target is not None
+    target = named or _default_socket()
     try:
         control = SocketControl(target)
     except PeerLost:
@@ -234,22 +244,25 @@ def open(
     given = {name: value for name, value in flags.items() if value not in (None, 0, False)}
     if pools:
         given["pools"] = pools
-    config = load_config(flags=given).resolve()
-    return open_config(config, tiers)
+    from .config import load_config
+
+    return open_config(load_config(flags=given).resolve(), tiers)
 
 
 def open_config(config: StoreConfig, tiers: Sequence[Callable[[int], Tier]] = ()) -> Store:
     """An embedded store of a checked configuration, with more tiers if there are any."""
     from dataclasses import replace
 
+    from tierstore.cache.embedded import open_embedded
+
+    from .layout import engine_config, mark_ephemeral, remove_dead
+
     config = replace(config, socket=None)
     remove_dead(config)
     made = engine_config(config)
     made.arenas = sorted([*made.arenas, *(make(made.segment_bytes) for make in tiers)], key=lambda tier: tier.kind)
-    from .layout import mark_ephemeral
-
     mark_ephemeral(made.folder, [])
     return open_embedded(made)
 
 
-__all__ = ["ConfigError", "DiskDir", "connect", "open", "open_config", "parse_path_size", "parse_size"]
+__all__ = ["connect", "open", "open_config"]
