@@ -221,20 +221,28 @@ def rm(keys: tuple[str, ...], socket: str | None) -> None:
 @main.command()
 @click.argument("key")
 @click.option("--tier", default="dram", help="dram, pmem or disk.")
+@columns_commands.table_options
 @socket_option
-def pin(key: str, tier: str, socket: str | None) -> None:
-    """Keep an object in a tier until it is unpinned."""
+def pin(key: str, tier: str, table: bool, columns: str | None, socket: str | None) -> None:
+    """Keep an object (with --table: the columns of Parquet files) in a tier until it is unpinned."""
     with _connect(socket) as store:
-        store.pin(key, tier)
+        if table or columns:
+            store.dataset(key).pin(columns_commands.names(columns), tier)
+        else:
+            store.pin(key, tier)
 
 
 @main.command()
 @click.argument("key")
+@columns_commands.table_options
 @socket_option
-def unpin(key: str, socket: str | None) -> None:
-    """Let a pinned object be moved again."""
+def unpin(key: str, table: bool, columns: str | None, socket: str | None) -> None:
+    """Let a pinned object (with --table: the columns of Parquet files) be moved again."""
     with _connect(socket) as store:
-        store.unpin(key)
+        if table or columns:
+            store.dataset(key).unpin(columns_commands.names(columns))
+        else:
+            store.unpin(key)
 
 
 @main.command()

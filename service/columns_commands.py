@@ -17,7 +17,14 @@ from .output import json_option, print_value, show_rows, socket_option
 columns_option = click.option("--columns", help="Only these columns, separated by commas.")
 
 
-def _names(columns: str | None) -> list[str] | None:
+def table_options(command: Any) -> Any:
+    """For commands that take objects or tables."""
+    table = click.option("--table", is_flag=True, help="KEY names Parquet files: a path, a folder or a pattern.")
+    return table(columns_option(command))
+
+
+def names(columns: str | None) -> list[str] | None:
+    """What --columns says; None: all."""
     return columns.split(",") if columns else None
 
 
@@ -98,9 +105,9 @@ def load(paths: tuple[str, ...], columns: str | None, tier: str | None, socket: 
         )
         with bar:
             task = bar.add_task("row groups", total=None)
-            dataset.preload(_names(columns), lambda done, count: bar.update(task, completed=done, total=count))
+            dataset.preload(names(columns), lambda done, count: bar.update(task, completed=done, total=count))
         if tier:
-            dataset.pin(_names(columns), tier)
+            dataset.pin(names(columns), tier)
         found = dataset.stats()
     print_value(found, as_json, _loaded)
 
@@ -125,7 +132,7 @@ def evict(paths: tuple[str, ...], columns: str | None, socket: str | None) -> No
     from .client import connect
 
     with connect(socket) as store:
-        click.echo(f"{store.dataset(list(paths)).evict(_names(columns))} column chunks dropped")
+        click.echo(f"{store.dataset(list(paths)).evict(names(columns))} column chunks dropped")
 
 
 def show_tables(rows: list[dict[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
@@ -64,7 +65,7 @@ class Dataset:
         self._listing, self._form = Listing(paths), FORMS[form]
         self._tables = Tables(self._listing, shared.footers, validate, snapshot)
         self.counters, self._held = Counters(), Held(shared.budget)
-        self._told, self._told_at = Counters().as_dict(), time.monotonic()
+        self._told, self._told_at, self._telling = Counters().as_dict(), time.monotonic(), threading.Lock()
         self._prefetcher = Prefetcher(self, store) if prefetch else None
         self._look = all(shared.rules.admit(path) for path in self.files)
         self._pool = pool if self._look and not hint else None
@@ -97,8 +98,8 @@ class Dataset:
 
         columns: only these, in this order.  filter: a pyarrow.compute expression; rows for which it is true are given.
         Lives:   batches may refer to the store's memory, which stays until they are gone.
-        Cost:    columns in memory are not copied, except text and decimals, which are kept in a narrower form (see
-                 forms.py). Statistics exclude row groups, whether cached or not. What is missing is read once.
+        Cost:    columns in memory are not copied, except decimals and text with few values, which are kept in a narrower
+                 form (see forms.py). Statistics exclude row groups, whether cached or not. What is missing is read once.
         Raises:  ConfigError (no such column); what pyarrow raises for the filter, or for a file that cannot be read;
                  FileChanged.
         """
@@ -270,7 +271,7 @@ class Dataset:
         return gone
 
     def background(self, work: Callable[[], None]) -> None:
-        """Do something in a thread that fills. Raises RuntimeError once they were ended."""
+        """Do something in a thread that fills. Raises Closed or RuntimeError once they were ended."""
         self._filler.pool().submit(work)
 
     def fill_one(self, names: Sequence[str]) -> bool:
@@ -287,7 +288,8 @@ class Dataset:
                 return self.counters.refused == refused
         return False
 
-    def cached_keys(self, columns: Sequence[str] | None) -> list[str]:
+    def cached_keys(self, columns: Sequence[str] | None = None) -> list[str]:
+        """The keys of the chunks of these columns (all, if none are named) that are cached now."""
         snapshot = self._tables.snapshot()
         names = self._schema_of(snapshot, columns).names
         keys = (key for unit in snapshot.units() for _, key in self._keys_of(unit, names))
@@ -319,12 +321,14 @@ class Dataset:
 
     def _tell(self, now: bool = False) -> None:
         """Tell the daemon, at most every TELL_S, what was counted."""
-        if now or time.monotonic() - self._told_at > TELL_S:
-            counted = self.counters.as_dict()
-            changed = {name: value - self._told[name] for name, value in counted.items() if value != self._told[name]}
+        with self._telling:
+            if not now and time.monotonic() - self._told_at < TELL_S:
+                return
+            counted, told = self.counters.as_dict(), self._told
             self._told, self._told_at = counted, time.monotonic()
-            if changed:
-                self._shared.tell(self.name, self._listing.patterns, changed)
+        changed = {name: value - told[name] for name, value in counted.items() if value != told[name]}
+        if changed:
+            self._shared.tell(self.name, self._listing.patterns, changed)
 
     def close(self) -> None:
         """Let go of what is held, and tell what was counted; when the store closes."""

@@ -48,7 +48,7 @@ class Prefetcher:
             self._running = True
         try:
             self._dataset.background(self.run)
-        except RuntimeError:  # the threads were ended: the store closes
+        except (RuntimeError, TierstoreError):  # the threads were ended: the store closes
             self._running = False
 
     def run(self) -> None:

@@ -73,6 +73,20 @@ def test_load_status_and_evict(node: Daemon, folder: Path) -> None:
     assert all(entry["pinned"] for entry in (as_json(node, "info", key) for key in _keys(node)))
 
 
+def test_columns_are_pinned_and_unpinned(node: Daemon, folder: Path) -> None:
+    def pinned() -> list[bool]:
+        return [entry["class"] == "CACHE" and as_json(node, "info", entry["key"])["pinned"] for entry in listed()]
+
+    def listed() -> Any:
+        return as_json(node, "ls", "columns/", "-l")
+
+    pattern = f"{folder}/p0*.parquet"
+    run(node, "pin", pattern, "--columns", "k", "--tier", "dram")
+    assert len(listed()) == 3 and all(pinned())
+    run(node, "unpin", pattern, "--table")
+    assert len(listed()) == 3 and not any(pinned())
+
+
 def _keys(node: Daemon) -> list[str]:
     return [entry["key"] for entry in as_json(node, "ls", "columns/")][:2]
 
