@@ -33,9 +33,9 @@ def register(dataset: Dataset, context: Any, name: str) -> None:
     context.register_dataset(name, _Table(dataset))
 
 
-def _schema(dataset: Dataset, snapshot: Snapshot) -> pa.Schema:
+def _schema(snapshot: Snapshot) -> pa.Schema:
     """The forms in which columns are kept, where DataFusion computes exactly on them."""
-    stored = dataset.stored_schema(snapshot)
+    stored = snapshot.stored
     return pa.schema([_field(entry, snapshot.schema.field(number)) for number, entry in enumerate(stored)])
 
 
@@ -54,7 +54,7 @@ class _Table(pds.Dataset):  # type: ignore[misc]
     @property
     def schema(self) -> pa.Schema:
         """All columns."""
-        return _schema(self._dataset, self._dataset.snapshot())
+        return _schema(self._dataset.snapshot())
 
     def scanner(self, columns: Sequence[str] | None = None, **_: Any) -> _Scanner:
         """Asked for its schema only."""
@@ -94,14 +94,14 @@ class _Scanner:
         self, dataset: Dataset, snapshot: Snapshot, units: Sequence[Unit], columns: Sequence[str] | None, filter: Any
     ):
         self._dataset, self._snapshot, self._units, self._filter = dataset, snapshot, units, filter
-        schema = _schema(dataset, snapshot)
+        schema = _schema(snapshot)
         self.dataset_schema = schema
         self.projected_schema = schema if columns is None else pa.schema([schema.field(name) for name in columns])
 
     def to_batches(self) -> Iterator[pa.RecordBatch]:
         """The batches."""
         keep = None if self._filter is None else Filter(self._filter, self._snapshot.schema).for_rows
-        stored = self._dataset.stored_schema(self._snapshot)
+        stored = self._snapshot.stored
         read = pa.schema([
             stored.field(entry.name) if pa.types.is_decimal(entry.type) else entry for entry in self.projected_schema
         ])  # fmt: skip

@@ -53,7 +53,7 @@ def _tables(dataset: Dataset, names: list[str], predicate: pl.Expr | None, limit
     """Columns in the form in which they are kept: of the row groups that hold the first rows, if only these are wanted, else
     of those that may hold rows that pass the predicate."""
     snapshot = dataset.snapshot()
-    schema = dataset.stored_schema(snapshot)
+    schema = snapshot.stored
     chosen = pa.schema([schema.field(name) for name in names])
     everything = snapshot.units()
     if limit is not None:

@@ -124,12 +124,11 @@ class Chunks:
     def write(self, key: str, arrays: list[pa.Array] | bytes, pool: str) -> None:
         """Admit a chunk: its arrays, or its encoded bytes. Raises what put() raises."""
         check_key(key)
-        if isinstance(arrays, bytes):
-            with self._store._session.patience(ADMIT_WAIT_S):
-                self._store.put_bytes(key, arrays, pool=pool)
-            return
-        pieces = [pa.record_batch([piece], [_NAME]) for array in arrays for piece in cut(array)]
         with self._store._session.patience(ADMIT_WAIT_S):
+            if isinstance(arrays, bytes):
+                self._store.put_bytes(key, arrays, pool=pool)
+                return
+            pieces = [pa.record_batch([piece], [_NAME]) for array in arrays for piece in cut(array)]
             self._store.put(key, pieces[0] if len(pieces) == 1 else pa.Table.from_batches(pieces), pool=pool)
 
 

@@ -112,7 +112,7 @@ class Dataset:
         return self.scan(columns, filter).read_all()
 
     def reader(self, snapshot: Snapshot, schema: pa.Schema, filter: Any = None) -> pa.RecordBatchReader:
-        """For engines: the columns of a schema (in its types: the dataset's, or those of ``stored_schema``)."""
+        """For engines: the columns of a schema (in its types: the dataset's, or those of ``snapshot.stored``)."""
         batches = self._batches(snapshot, schema, filter)
         first = next(batches, None)  # errors in what was asked are raised here, not at the first batch
         rest = batches if first is None else _chain(first, batches)
@@ -140,10 +140,6 @@ class Dataset:
         self._finished(schema.names)
         return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
-    def stored_schema(self, snapshot: Snapshot) -> pa.Schema:
-        """For engines that take them: the types in which columns are kept, which cost nothing to hand over."""
-        return snapshot.stored
-
     def snapshot(self) -> Snapshot:
         """For engines: files and schema now."""
         return self._tables.snapshot()
@@ -159,9 +155,9 @@ class Dataset:
     def _batches(self, snapshot: Snapshot, schema: pa.Schema, filter: Any) -> Iterator[pa.RecordBatch]:
         """All batches; from the beginning again if a file changed before the first was given."""
         for attempt in range(CHANGED_RETRIES + 1):
-            given = False
+            given, pruner = False, _pruner(snapshot, filter)
             try:
-                for batch in self.batches(snapshot, self.units(snapshot, filter), schema, filter):
+                for batch in self._kept(snapshot, self._units(snapshot, pruner), schema, pruner, None):
                     yield batch
                     given = True
                 return
@@ -174,10 +170,13 @@ class Dataset:
 
     def units(self, snapshot: Snapshot, filter: Any) -> list[Unit]:
         """For engines: the row groups that may hold rows a filter keeps."""
+        return self._units(snapshot, _pruner(snapshot, filter))
+
+    def _units(self, snapshot: Snapshot, pruner: Pruner | None) -> list[Unit]:
         everything = snapshot.units()
-        if filter is None:
+        if pruner is None:
             return everything
-        left = snapshot.units(Pruner(filter, snapshot.schema))
+        left = snapshot.units(pruner)
         self.counters.add(pruned=len(everything) - len(left))
         return left
 
@@ -193,10 +192,18 @@ class Dataset:
 
         prepare: what is done to the filter's columns before it sees them.  Raises: FileChanged.
         """
-        pruner = None if filter is None else Pruner(filter, snapshot.schema)
+        return self._kept(snapshot, units, schema, _pruner(snapshot, filter), prepare)
+
+    def _kept(
+        self,
+        snapshot: Snapshot,
+        units: Sequence[Unit],
+        schema: pa.Schema,
+        pruner: Pruner | None,
+        prepare: Callable[[pa.Table], pa.Table] | None,
+    ) -> Iterator[pa.RecordBatch]:
         names = dict.fromkeys([*schema.names, *([] if pruner is None else pruner.columns)])
-        stored = self.stored_schema(snapshot)
-        wanted = pa.schema([stored.field(name) for name in names])
+        wanted = pa.schema([snapshot.stored.field(name) for name in names])
         self.counters.add(scans=1)
         for group in self._scan(units, wanted.names).groups(wanted):
             if pruner is not None:
@@ -281,9 +288,8 @@ class Dataset:
             keys = dict(self._keys_of(unit, names))
             missing = {name: key for name, key in keys.items() if not self._filler.chunks.is_there(key)}
             if missing and not unit.file.version.is_young():
-                file, refused = unit.file, self.counters.refused
-                fill = self._filler.fill if self._form == FORM else self._filler.fill_encoded
-                fill(file.source, file.version, file.footer, unit.row_group, missing, self._pool, self.counters)
+                refused = self.counters.refused
+                self._filler.fill(unit, missing, self._pool, self.counters, self._form)
                 self.counters.add(prefetched=len(missing))
                 return self.counters.refused == refused
         return False
@@ -337,6 +343,10 @@ class Dataset:
 
     def __repr__(self) -> str:
         return f"<tierstore dataset {self.name!r}: {len(self._tables.snapshot().files)} files>"
+
+
+def _pruner(snapshot: Snapshot, filter: Any) -> Pruner | None:
+    return None if filter is None else Pruner(filter, snapshot.schema)
 
 
 def _chain(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -16,7 +16,7 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,6 +29,9 @@ from .files import Source, Version
 from .footers import Footer
 from .forms import is_text, narrow
 from .statistics import Counters
+
+if TYPE_CHECKING:
+    from .tables import Unit
 
 # Byte offsets on the store's lock file: those of client slots are far below.
 _LOCKS_FROM = 1 << 32
@@ -75,74 +78,58 @@ class Filler:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def fill(
-        self,
-        source: Source,
-        version: Version,
-        footer: Footer,
-        row_group: int,
-        keys: dict[str, str],
-        pool: str | None,
-        counters: Counters,
+        self, unit: Unit, keys: dict[str, str], pool: str | None, counters: Counters, form: str
     ) -> dict[str, list[pa.Array]]:
         """The arrays of columns of one row group, by name: from the cache what is there, else from the file.
 
-        keys: by column.  pool: where to admit what was read; None: nowhere.
+        keys: by column.  pool: where to admit what was read; None: nowhere.  form: that of the cached chunks.
         Raises: FileChanged, and what pyarrow raises for a file that cannot be read.
         """
-        with self._turn(f"{source.path}#{row_group}"):
+        fill = self._fill_encoded if form == encoded.ENCODED else self._fill_decoded
+        return fill(unit, keys, pool, counters)
+
+    def _fill_decoded(
+        self, unit: Unit, keys: dict[str, str], pool: str | None, counters: Counters
+    ) -> dict[str, list[pa.Array]]:
+        with self._turn(unit):
             found = {name: arrays for name, key in keys.items() if (arrays := self.chunks.read(key)) is not None}
             counters.hit(found.values())
             missing = [name for name in keys if name not in found]
             if missing:
-                filled = self.read_through(source, version, footer, row_group, missing, counters)
+                filled = self.read_through(unit, missing, counters)
                 for name, arrays in filled.items():
                     self._admit(keys[name], arrays, pool, counters)
                 found |= filled
         return found
 
-    def fill_encoded(
-        self,
-        source: Source,
-        version: Version,
-        footer: Footer,
-        row_group: int,
-        keys: dict[str, str],
-        pool: str | None,
-        counters: Counters,
+    def _fill_encoded(
+        self, unit: Unit, keys: dict[str, str], pool: str | None, counters: Counters
     ) -> dict[str, list[pa.Array]]:
-        """As fill(), where chunks are kept as they are in the file: all are decoded now."""
-        start = time.perf_counter()
-        with self._turn(f"{source.path}#{row_group}"):
+        """Chunks are kept as they are in the file, and all are decoded now."""
+        source, footer, start = unit.file.source, unit.file.footer, time.perf_counter()
+        with self._turn(unit):
             found = {name: view for name, key in keys.items() if (view := self.chunks.read_bytes(key)) is not None}
             missing = [name for name in keys if name not in found]
-            with _unchanged(source, version):
-                fresh = encoded.read(source, footer, row_group, missing) if missing else {}
+            with _unchanged(source, unit.file.version):
+                fresh = encoded.read(source, footer, unit.row_group, missing) if missing else {}
             for name, packed in fresh.items():
                 self._admit(keys[name], packed, pool, counters)
         counters.add(hits=len(found), hit_bytes=sum(view.nbytes for view in found.values()))
         try:
-            pieces = encoded.Pieces(footer, row_group, {**found, **fresh})
-            arrays = decode(pa.PythonFile(pieces, mode="r"), footer, row_group, list(keys), coalesce=False)
+            pieces = encoded.Pieces(footer, unit.row_group, {**found, **fresh})
+            arrays = decode(pa.PythonFile(pieces, mode="r"), footer, unit.row_group, list(keys), coalesce=False)
         except (pa.ArrowException, OSError):  # what was cached is damaged, or the file is: then that raises too
-            return self.read_through(source, version, footer, row_group, list(keys), counters)
+            return self.read_through(unit, list(keys), counters)
         counters.filled([one for name in missing for one in arrays[name]], time.perf_counter() - start)
         return arrays
 
-    def read_through(
-        self,
-        source: Source,
-        version: Version,
-        footer: Footer,
-        row_group: int,
-        columns: Sequence[str],
-        counters: Counters,
-    ) -> dict[str, list[pa.Array]]:
+    def read_through(self, unit: Unit, columns: Sequence[str], counters: Counters) -> dict[str, list[pa.Array]]:
         """As fill(), past the cache."""
-        start = time.perf_counter()
-        with _unchanged(source, version):
+        source, start = unit.file.source, time.perf_counter()
+        with _unchanged(source, unit.file.version):
             opened = source.open()
             try:
-                arrays = decode(opened, footer, row_group, columns)
+                arrays = decode(opened, unit.file.footer, unit.row_group, columns)
             finally:
                 if not isinstance(opened, str):
                     opened.close()
@@ -167,9 +154,9 @@ class Filler:
         counters.add(refused=1)
 
     @contextlib.contextmanager
-    def _turn(self, name: str) -> Iterator[None]:
-        """One filler at a time for a name. Two names may share a turn, which costs a wait and nothing else."""
-        stripe = zlib.crc32(name.encode()) % STRIPES
+    def _turn(self, unit: Unit) -> Iterator[None]:
+        """One filler at a time for a row group. Two may share a turn, which costs a wait and nothing else."""
+        stripe = zlib.crc32(f"{unit.file.source.path}#{unit.row_group}".encode(errors="surrogateescape")) % STRIPES
         with self._mutexes[stripe]:
             locks_fd = self._store._session.grant.locks_fd
             if locks_fd < 0:  # embedded: there is no other process

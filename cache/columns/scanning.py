@@ -102,12 +102,11 @@ class Scan:
         if found is not None:
             self._counters.hit(found.values())
             return found
-        file, work = unit.file, (unit.file.source, unit.file.version, unit.file.footer, unit.row_group)
-        if self._look and not file.version.is_young():
-            fill = self._filler.fill if self._form == FORM else self._filler.fill_encoded
-            return self._filler.pool().submit(fill, *work, keys, self._pool, self._counters)
+        if self._look and not unit.file.version.is_young():
+            fill = self._filler.fill
+            return self._filler.pool().submit(fill, unit, keys, self._pool, self._counters, self._form)
         self._counters.add(untrusted=int(self._look))
-        return self._filler.pool().submit(self._filler.read_through, *work, list(keys), self._counters)
+        return self._filler.pool().submit(self._filler.read_through, unit, list(keys), self._counters)
 
     def _end(self, unit: Unit, arrays: Arrays | Future[Arrays]) -> tuple[Unit, Arrays]:
         return unit, arrays.result() if isinstance(arrays, Future) else arrays

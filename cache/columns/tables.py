@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 import time
 from collections.abc import Sequence
@@ -145,7 +146,7 @@ class Tables:
         sources = sources or self.listing.sources()
         fields = partition_fields(sources)
         files = [self._file(source, fields, trusted, known) for source in sources]
-        if last is not None and len(files) == len(last.files) and all(map(_is_same, files, last.files)):
+        if last is not None and len(files) == len(last.files) and all(map(operator.is_, files, last.files)):
             return last
         return Snapshot(files, _unify(files, fields))
 
@@ -169,10 +170,6 @@ class Tables:
         if self._snapshot_id is not None:
             return Version(f"i{self._snapshot_id}", 0, vouched=True)
         return source.settled_version()
-
-
-def _is_same(one: File, other: File) -> bool:
-    return one is other
 
 
 def _mode(validate: str, snapshot: str | None) -> tuple[float, bool]:

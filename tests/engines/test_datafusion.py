@@ -117,7 +117,7 @@ def test_more_words_than_16_bit_codes(store: Store, tmp_path: Path) -> None:
     words = [f"{i // 10:05d}" for i in range(400_000)]
     pq.write_table(pa.table({"k": words, "i": range(400_000)}), tmp_path / "t.parquet", row_group_size=100_000)
     dataset, context = store.dataset(tmp_path / "t.parquet"), datafusion.SessionContext()
-    assert pa.types.is_dictionary(dataset.stored_schema(dataset.snapshot()).field("k").type), "else this tests nothing"
+    assert pa.types.is_dictionary(dataset.snapshot().stored.field("k").type), "else this tests nothing"
     dataset.to_datafusion(context, "t")
     assert context.sql("select k from t group by k").to_arrow_table().num_rows == 40_000
     assert context.sql("select i, first_value(k) as k from t group by i").to_arrow_table().num_rows == 400_000
