@@ -330,11 +330,21 @@ class Dataset:
         with self._telling:
             if not now and time.monotonic() - self._told_at < TELL_S:
                 return
-            counted, told = self.counters.as_dict(), self._told
-            self._told, self._told_at = counted, time.monotonic()
-        changed = {name: value - told[name] for name, value in counted.items() if value != told[name]}
+            self._told_at = time.monotonic()
+            changed = self._untold()
         if changed:
             self._shared.tell(self.name, self._listing.patterns, changed)
+
+    def _untold(self) -> dict[str, float]:
+        """What was counted since this was asked last."""
+        counted, told = self.counters.as_dict(), self._told
+        self._told = counted
+        return {name: value - told[name] for name, value in counted.items() if value != told[name]}
+
+    def __del__(self) -> None:
+        # Collection may come in the middle of a request, so nothing is sent now.
+        with contextlib.suppress(Exception):
+            self._shared.left.append((self.name, self._listing.patterns, self._untold()))
 
     def close(self) -> None:
         """Let go of what is held, and tell what was counted; when the store closes."""

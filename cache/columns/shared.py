@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
+from collections import deque
 from typing import Any
 
 from tierstore.ringbuf.errors import TierstoreError
@@ -14,6 +15,9 @@ from .filling import Filler
 from .footers import Footers
 from .holding import HOLD_SHARE, Budget
 from .ledger import Rules
+
+# Counts that handles left behind and that no daemon took; older ones go.
+UNTOLD_MAX = 4096
 
 
 class ColumnCache:
@@ -27,6 +31,7 @@ class ColumnCache:
         self.rules = Rules(*store._control.call("column_rules"))
         self._datasets: weakref.WeakSet[Dataset] = weakref.WeakSet()
         self._lock = threading.Lock()
+        self.left: deque[tuple[str, list[str], dict[str, float]]] = deque(maxlen=UNTOLD_MAX)
 
     def dataset(self, store: Any, paths: Any, **options: Any) -> Dataset:
         """See Store.dataset()."""
@@ -36,10 +41,13 @@ class ColumnCache:
         return made
 
     def tell(self, table: str, patterns: list[str], counters: dict[str, float]) -> None:
-        """Tell the daemon what was counted, if it is there."""
-        with contextlib.suppress(TierstoreError, OSError):
-            if self._control.answers():
-                self._control.call("count_table", table=table, patterns=patterns, counters=counters)
+        """Tell the daemon what was counted, if it is there; and what handles that are gone had not told yet."""
+        self.left.append((table, patterns, counters))
+        with contextlib.suppress(TierstoreError, OSError, IndexError):
+            while self._control.answers():
+                name, paths, counted = self.left.popleft()
+                if counted:
+                    self._control.call("count_table", table=name, patterns=paths, counters=counted)
 
     def close(self) -> None:
         """End the threads; before the store closes."""
@@ -48,3 +56,5 @@ class ColumnCache:
             open_now = list(self._datasets)
         for dataset in open_now:
             dataset.close()
+        if self.left:
+            self.tell(*self.left.popleft())

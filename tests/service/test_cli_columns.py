@@ -55,6 +55,8 @@ def test_sql_fills_once_and_explains(node: Daemon, folder: Path) -> None:
     (cold,), (warm,) = first["cache"]["tables"], second["cache"]["tables"]
     assert (cold["misses"], cold["hits"], warm["misses"], warm["hits"]) == (12, 0, 0, 12)
     assert second["cache"]["bytes_read"]["dram"] > 0
+    (table,) = as_json(node, "status", "--tables")
+    assert (table["scans"], table["misses"], table["hits"]) == (2, 12, 12)
     shown = run(node, "sql", text, "--explain-cache", "--threads", "1")
     assert "text 1" in shown and "read from dram" in shown and "decoded" in shown
 
