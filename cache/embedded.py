@@ -47,8 +47,11 @@ class EmbeddedControl:
             del self.requests, self.engine  # and with them the mappings, unless views still need them
 
 
-def open_embedded(config: EngineConfig) -> Store:
-    """Start an engine in this process and return its store; closing the store ends the engine."""
+def open_embedded(config: EngineConfig, make: type[Store] = Store) -> Store:
+    """Start an engine in this process and return its store; closing the store ends the engine.
+
+    make: the class of the store.
+    """
     try:
         engine = Engine(config)
     except BaseException:
@@ -57,4 +60,4 @@ def open_embedded(config: EngineConfig) -> Store:
     control = EmbeddedControl(engine)
     engine.start()
     session = Session(engine.admit(os.getpid(), own=True))
-    return Store(session, control, engine.pools)
+    return make(session, control, engine.pools)

@@ -17,7 +17,7 @@ from tierstore.ringbuf.codes import STALE
 from tierstore.ringbuf.errors import Closed, CorruptionError, InvalidKey, NotFound
 
 from . import codec
-from .appender import record_bytes
+from .record import record_bytes
 from .block import kernels
 from .buffers import Buffers, Lent
 from .keys import check_key

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tierstore.cache.appender import record_bytes
+from tierstore.cache.record import record_bytes
 from tierstore.cache.moves import Mover
 from tierstore.ringbuf import layout, recovery
 from tierstore.ringbuf import session as words

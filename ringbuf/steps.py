@@ -19,6 +19,8 @@ CLIENT_STEPS = (
     "get.pinned",
     "lease.granted",
     "put.appended",
+    "shuffle.flushed",
+    "shuffle.committing",
 )
 DAEMON_STEPS = (
     "lease.popped",
@@ -42,6 +44,9 @@ DAEMON_STEPS = (
     "answer.stored",
     "delete.marked",
     "recall.marked",
+    "shuffle.checked",
+    "shuffle.published",
+    "shuffle.dropping",
 )
 STEP_LIMIT = 1 << 16  # a trap's word: the step, and above it the signal
 NUMBERS = {name: number for number, name in enumerate((*CLIENT_STEPS, *DAEMON_STEPS), 1)}

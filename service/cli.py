@@ -10,7 +10,7 @@ import click
 
 from tierstore.ringbuf.errors import TierstoreError
 
-from . import columns_commands
+from . import columns_commands, shuffle_commands
 from .config import format_size, load_config
 from .output import json_option, print_value, show_rows, socket_option
 
@@ -316,7 +316,7 @@ def demo(as_json: bool, **options: Any) -> None:
     sys.exit(run(options, as_json))
 
 
-for command in (columns_commands.sql, columns_commands.load, columns_commands.evict):
+for command in (columns_commands.sql, columns_commands.load, columns_commands.evict, shuffle_commands.shuffle):
     main.add_command(command)
 
 if __name__ == "__main__":

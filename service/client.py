@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tierstore.cache.store import Store
 from tierstore.ringbuf.client import ArenaInfo, Grant, Session
 from tierstore.ringbuf.errors import Closed, PeerLost
 from tierstore.ringbuf.native import kernels
 from tierstore.ringbuf.tier import Tier
 
 from . import protocol
+from .store import Store
 
 if TYPE_CHECKING:
     from .config import StoreConfig
@@ -254,6 +254,7 @@ def open_config(config: StoreConfig, tiers: Sequence[Callable[[int], Tier]] = ()
     from dataclasses import replace
 
     from tierstore.cache.embedded import open_embedded
+    from tierstore.shuffle.registry import install
 
     from .layout import engine_config, mark_ephemeral, remove_dead
 
@@ -262,7 +263,9 @@ def open_config(config: StoreConfig, tiers: Sequence[Callable[[int], Tier]] = ()
     made = engine_config(config)
     made.arenas = sorted([*made.arenas, *(make(made.segment_bytes) for make in tiers)], key=lambda tier: tier.kind)
     mark_ephemeral(made.folder, [])
-    return open_embedded(made)
+    store = open_embedded(made, Store)
+    install(store._control.engine, store._control.requests)
+    return store
 
 
 __all__ = ["connect", "open", "open_config"]

@@ -20,6 +20,8 @@ from typing import Any
 from tierstore.cache.engine import Engine
 from tierstore.cache.requests import Requests
 from tierstore.ringbuf.errors import ConfigError
+from tierstore.shuffle.names import PREFIX
+from tierstore.shuffle.registry import install
 
 from . import node, protocol
 from .config import StoreConfig
@@ -48,6 +50,7 @@ class Daemon:
         if config.ephemeral:
             mark_ephemeral(made.folder, [arena.path for arena in made.arenas[1:]])
         self.requests = Requests(self.engine)
+        install(self.engine, self.requests)
         self._node = node.Node(os.getuid())
         self._selector = selectors.DefaultSelector()
         self._connections: dict[int, tuple[socket.socket, protocol.Decoder]] = {}
@@ -91,12 +94,18 @@ class Daemon:
     def run(self) -> None:
         """Serve. Returns after stop(); then everything is closed."""
         self.engine.start()
+        self._workers.submit(self._resume_shuffles)
         try:
             while not self._stopping.is_set():
                 for key, _ in self._selector.select():
                     self._ready(int(key.data))
         finally:
             self._close()
+
+    def _resume_shuffles(self) -> None:
+        """Where an earlier life left shuffles: count the leases of their applications on."""
+        if self.requests.holds(PREFIX):
+            self.requests.add_late("shuffle")
 
     def stop(self, *_: object) -> None:
         """Make run() return; safe in a signal handler."""

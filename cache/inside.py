@@ -1,0 +1,56 @@
+"""A store handle inside the process that runs the engine, beside its users': for what packages above keep themselves."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any
+
+from tierstore.ringbuf import layout
+from tierstore.ringbuf.client import Session
+
+from .engine import Engine
+from .requests import Requests
+from .store import Store
+
+
+class _Inside:
+    """The control of a store that calls its engine directly, and does not end it."""
+
+    def __init__(self, requests: Requests):
+        self._requests = requests
+
+    def call(self, name: str, **arguments: Any) -> Any:
+        return self._requests.call(name, arguments)
+
+    def alive(self) -> None:
+        """The mutator is a thread of this process."""
+
+    def answers(self) -> bool:
+        return True
+
+    def renew(self, session: Session) -> None:
+        """There is never a new daemon."""
+
+    def close(self) -> None:
+        pass
+
+
+def store_inside(engine: Engine, requests: Requests) -> Store:
+    """A handle of its own slot. Close it before the engine."""
+    return Store(Session(engine.admit(os.getpid(), own=True)), _Inside(requests), engine.pools)
+
+
+def root_of(requests: Requests, key: str) -> tuple[int, int, int] | None:
+    """Payload hash, rows and bytes in the header of an object's root; None if it is not there.
+
+    Cost: some microseconds; where it is on disk, one read of the block.
+    """
+    block = requests.find_root(key)
+    if block is None:
+        return None
+    head = ctypes.create_string_buffer(requests.header(block))
+    at = ctypes.addressof(head)
+    fields = (layout.R_PAYLOAD_HASH, layout.R_OBJECT_ROWS, layout.R_OBJECT_BYTES)
+    payload_hash, rows, size = (ctypes.c_uint64.from_address(at + field).value for field in fields)
+    return payload_hash, rows, size

@@ -1,0 +1,195 @@
+"""The read side: chosen partitions of exactly the named attempts, counted and checked, from this node and from others.
+
+Attempts of this node are read in place. The others come from the nodes that hold them, all nodes at once, each ahead of
+its reader by a bounded number of bytes. Where a node does not answer, or has not what a receipt says, its replicas are
+asked; what nobody has is told at once and together, so that one round of re-runs mends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from tierstore.ringbuf.errors import CorruptionError, Expired, LostMaps, NotFound, PeerLost
+
+from .output import Output, Piece
+from .receipt import Receipt
+from .remote import Fetch, Remote
+from .slices import joined
+from .windows import by_partition
+
+if TYPE_CHECKING:
+    from .handle import Shuffle
+
+NAMED_MAX = 20
+Source = Output | Remote
+
+
+class ShuffleReader:
+    """Reads from chosen attempts. Callers: one thread.
+
+    verify: compare each partition with its check.  ordered: pieces in the order of the receipts, else as they come.
+    The blocks read stay where they are until the batches made of them are gone.
+    """
+
+    def __init__(
+        self,
+        shuffle: Shuffle,
+        receipts: Sequence[Receipt],
+        verify: bool = True,
+        schema: pa.Schema | None = None,
+        ordered: bool = True,
+    ):
+        self._shuffle, self._verify, self._ordered = shuffle, verify, ordered
+        self._receipts = list(receipts)
+        self._asked: dict[Receipt, set[str]] = {receipt: set() for receipt in receipts}
+        self._reasons: dict[Receipt, Exception] = {}
+        self._read: set[Receipt] = set()
+        self._sources = self._find(self._receipts)
+        self.schema = self._schema(schema)
+
+    # --- who has what ---------------------------------------------------------------------------------------------------------
+
+    def _find(self, receipts: Sequence[Receipt]) -> dict[Receipt, Source]:
+        """Where each attempt can be read. Raises LostMaps of all that cannot, Expired."""
+        found: dict[Receipt, Source] = {}
+        waiting = [receipt for receipt in receipts if not self._try_here(receipt, found)]
+        while waiting:
+            asked: dict[str, list[Receipt]] = {}
+            for receipt in waiting:
+                node = next((n for n in self._candidates(receipt) if n not in self._asked[receipt]), None)
+                if node is None:
+                    raise self._lost([r for r in waiting if not set(self._candidates(r)) - self._asked[r]])
+                asked.setdefault(node, []).append(receipt)
+            waiting = []
+            for node, group in asked.items():
+                waiting += self._ask(node, group, found)
+        return found
+
+    def _candidates(self, receipt: Receipt) -> list[str]:
+        return [node for node in (receipt.node, *receipt.replicas) if node and node != self._shuffle.node]
+
+    def _try_here(self, receipt: Receipt, found: dict[Receipt, Source]) -> bool:
+        here = receipt.store_id == self._shuffle.store_id or self._shuffle.node in receipt.replicas
+        if here and "" not in self._asked[receipt]:
+            self._asked[receipt].add("")
+            try:
+                found[receipt] = self._shuffle.output(receipt)
+                return True
+            except (NotFound, CorruptionError) as error:
+                self._reasons[receipt] = error
+        if not self._candidates(receipt):
+            self._reasons.setdefault(receipt, NotFound(f"it was written to another store, {receipt.store_id}, which has no address"))
+        return False
+
+    def _ask(self, node: str, receipts: list[Receipt], found: dict[Receipt, Source]) -> list[Receipt]:
+        """Ask a node for attempts; those that it does not have."""
+        for receipt in receipts:
+            self._asked[receipt].add(node)
+        try:
+            remote = Remote(self._shuffle, node, receipts)
+        except (PeerLost, NotFound, PermissionError) as error:
+            self._reasons.update(dict.fromkeys(receipts, error))
+            return receipts
+        for receipt in receipts:
+            if receipt in remote.lost:
+                self._reasons[receipt] = remote.lost[receipt]
+            else:
+                found[receipt] = remote
+        return [receipt for receipt in receipts if receipt in remote.lost]
+
+    def _lost(self, receipts: Sequence[Receipt]) -> Exception:
+        """The error for attempts that cannot be read from anywhere."""
+        maps = sorted({receipt.map_index for receipt in receipts})
+        first = receipts[0]
+        error = self._reasons[first]
+        reason = str(error)
+        if isinstance(error, NotFound) and not isinstance(error, Expired) and "" in self._asked[first]:
+            try:
+                why = self._shuffle.call("shuffle_why", **first.name._asdict())
+                reason = reason if why == "it is there" else why
+            except Expired as expired:
+                error = expired
+        if isinstance(error, Expired):
+            return error
+        named = ", ".join(map(str, maps[:NAMED_MAX])) + (" and others" if len(maps) > NAMED_MAX else "")
+        return LostMaps(
+            f"shuffle {first.shuffle} of application {first.app!r}: the output of maps {named} cannot be read; "
+            f"of map {first.map_index}: {reason}; run these maps again",
+            maps,
+        )
+
+    def _schema(self, given: pa.Schema | None) -> pa.Schema:
+        schema = given
+        for receipt, source in self._sources.items():
+            own = source.schema_of(receipt)
+            if schema is None:
+                schema = own
+            if own is not None and schema is not None and not own.equals(schema):
+                raise ValueError(
+                    f"map {receipt.map_index} wrote another schema than the others:\n{own}\nagainst\n{schema}"
+                )
+        if schema is None:
+            raise ValueError("no attempt that is read wrote any rows, so the schema is not known: give schema=")
+        return schema
+
+    # --- rows -----------------------------------------------------------------------------------------------------------------
+
+    def batches(self, first: int, last: int) -> Iterator[pa.RecordBatch]:
+        """Rows of partitions first to last (one behind the last), small batches joined. Raises LostMaps, Expired."""
+        return joined(piece.rows for piece in self.pieces(first, last))
+
+    def partitions(self, first: int, last: int) -> Iterator[tuple[int, list[pa.RecordBatch]]]:
+        """Each partition from first to last with its batches; every run is opened once for all of them."""
+        for partition, batches in by_partition(list(self.pieces(first, last)), last - first, self._shuffle.buffers):
+            yield first + partition, batches
+
+    def pieces(self, first: int, last: int) -> Iterator[Piece]:
+        """The rows of a range of partitions, run by run. Those of one attempt are in order; of several, if ordered."""
+        fetches: dict[Remote, Fetch] = {}
+        try:
+            for remote in dict.fromkeys(s for s in self._sources.values() if isinstance(s, Remote)):
+                receipts = [r for r in self._receipts if self._sources[r] is remote]
+                fetches[remote] = Fetch(remote, receipts, first, last, self._verify)
+            for receipt in self._order():
+                yield from self._pieces_of(receipt, first, last, fetches)
+        finally:
+            for fetch in fetches.values():
+                fetch.stop()
+
+    def _order(self) -> list[Receipt]:
+        """Receipts in the order in which they are read: where that is free, this node's while others are on the way."""
+        if self._ordered:
+            return self._receipts
+        return sorted(self._receipts, key=lambda receipt: isinstance(self._sources[receipt], Remote))
+
+    def _pieces_of(
+        self, receipt: Receipt, first: int, last: int, fetches: dict[Remote, Fetch]
+    ) -> Iterator[Piece]:
+        """One attempt's pieces; from another source, where the first fails, from the run at which it did."""
+        done = 0
+        while True:
+            source = self._sources[receipt]
+            try:
+                if isinstance(source, Output):
+                    pieces = source.pieces(first, last, done, self._verify)
+                else:
+                    fetch = fetches.get(source)
+                    if fetch is None:
+                        fetch = fetches[source] = Fetch(source, [receipt], first, last, self._verify, done)
+                    pieces = fetch.pieces(receipt)
+                for piece in pieces:
+                    yield piece
+                    done = piece.sequence + 1
+                self._read.add(receipt)
+                return
+            except (NotFound, CorruptionError, PeerLost) as error:
+                gone = [receipt]
+                if isinstance(source, Remote):  # what else was expected of it is asked for elsewhere at once
+                    gone += [r for r in self._receipts if self._sources[r] is source and r not in (self._read | {receipt})]
+                self._reasons.update(dict.fromkeys(gone, error))
+                self._sources.update(self._find(gone))
+
+
