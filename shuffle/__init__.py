@@ -1,1 +1,1 @@
-"""Rung 3, the remote shuffle store: nothing is implemented here yet."""
+"""Rung 3, the remote shuffle store: partition numbers, runs ordered by partition, and checks of their slices."""
