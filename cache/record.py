@@ -22,9 +22,22 @@ _K2, _K3, _MASK = 0xE7037ED1A0B428DB, 0x8EBC6AF09C88C6E3, 2**64 - 1
 class Block:
     """A block of an object; ``count``, ``object_bytes`` and ``object_rows`` are set in its root."""
 
-    __slots__ = ("count", "expiry_ms", "index", "key", "key_at", "object_bytes", "object_rows", "payload", "place", "version")
+    __slots__ = (
+        "count",
+        "expiry_ms",
+        "index",
+        "key",
+        "key_at",
+        "object_bytes",
+        "object_rows",
+        "payload",
+        "place",
+        "version",
+    )
 
-    def __init__(self, key: bytes, key_at: int, version: int, key_hash: int, expiry_ms: int, index: int, payload: Payload):
+    def __init__(
+        self, key: bytes, key_at: int, version: int, key_hash: int, expiry_ms: int, index: int, payload: Payload
+    ):
         self.key, self.key_at, self.version, self.expiry_ms = key, key_at, version, expiry_ms
         self.index, self.place, self.payload = index, place_of(key_hash, index), payload
         self.count, self.object_bytes, self.object_rows = 0, 0, 0

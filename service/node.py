@@ -13,7 +13,19 @@ from .protocol import BYE, CALL, HELLO, RENEW
 # Served at once; everything else may take long and goes to a worker.
 QUICK = frozenset({"stats"})
 CALLS = frozenset(
-    {"keys", "info", "stats", "verify", "pin", "unpin", "flush", "tables", "count_table", "column_rules", *SHUFFLE_CALLS}
+    {
+        "keys",
+        "info",
+        "stats",
+        "verify",
+        "pin",
+        "unpin",
+        "flush",
+        "tables",
+        "count_table",
+        "column_rules",
+        *SHUFFLE_CALLS,
+    }
 )
 PENDING_MAX = 64
 

@@ -55,7 +55,9 @@ def show(app: str, socket: str | None, as_json: bool) -> None:
     """The shuffles of one application."""
     found = [entry for entry in _call(socket, "shuffle_list") if entry["app"] == app]
     if not found:
-        click.echo(f"tierstore: application {app!r} holds nothing here; `tierstore shuffle ls` lists those that do", err=True)
+        click.echo(
+            f"tierstore: application {app!r} holds nothing here; `tierstore shuffle ls` lists those that do", err=True
+        )
         sys.exit(1)
     print_value(found[0], as_json, _render_shuffles)
 

@@ -148,7 +148,9 @@ class Shuffle:
         chosen = [receipt for receipt in receipts if maps is None or receipt.map_index in maps]
         for receipt in chosen:
             if (receipt.app, receipt.shuffle) != (self.app, self.number):
-                raise ValueError(f"the receipt of {receipt.name.key!r} is of another shuffle than {self.app}/{self.number}")
+                raise ValueError(
+                    f"the receipt of {receipt.name.key!r} is of another shuffle than {self.app}/{self.number}"
+                )
         indexes = [receipt.map_index for receipt in chosen]
         if len(set(indexes)) != len(indexes):
             twice = sorted({index for index in indexes if indexes.count(index) > 1})

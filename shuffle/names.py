@@ -1,9 +1,9 @@
 """Keys of everything a shuffle keeps in the store.
 
-    shuffle/APP                               the application: lease, quota, pool
-    shuffle/APP/SHUFFLE                       one shuffle: its number of partitions
-    shuffle/APP/SHUFFLE/MAP/ATTEMPT           the manifest of a committed attempt
-    shuffle/APP/SHUFFLE/MAP/ATTEMPT/SEQUENCE  one run of an attempt
+shuffle/APP                               the application: lease, quota, pool
+shuffle/APP/SHUFFLE                       one shuffle: its number of partitions
+shuffle/APP/SHUFFLE/MAP/ATTEMPT           the manifest of a committed attempt
+shuffle/APP/SHUFFLE/MAP/ATTEMPT/SEQUENCE  one run of an attempt
 """
 
 from __future__ import annotations

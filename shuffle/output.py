@@ -78,7 +78,9 @@ def load_output(store: Store, receipt: Receipt, known: Manifest | None = None) -
         raw = store.get_bytes(receipt.name.key)
         known = decode(raw, f"the manifest {receipt.name.key}")
         if known.hash != receipt.manifest_hash:
-            raise CorruptionError(receipt.name.key, HASH_AT, f"the manifest {receipt.manifest_hash:#x}", f"{known.hash:#x}")
+            raise CorruptionError(
+                receipt.name.key, HASH_AT, f"the manifest {receipt.manifest_hash:#x}", f"{known.hash:#x}"
+            )
     for sequence in range(len(known.runs)):
         if receipt.name.run(sequence) not in store:
             raise NotFound(f"run {sequence} of {receipt.name.key!r} is not in the store")

@@ -81,7 +81,9 @@ class ShuffleReader:
             except (NotFound, CorruptionError) as error:
                 self._reasons[receipt] = error
         if not self._candidates(receipt):
-            self._reasons.setdefault(receipt, NotFound(f"it was written to another store, {receipt.store_id}, which has no address"))
+            self._reasons.setdefault(
+                receipt, NotFound(f"it was written to another store, {receipt.store_id}, which has no address")
+            )
         return False
 
     def _ask(self, node: str, receipts: list[Receipt], found: dict[Receipt, Source]) -> list[Receipt]:
@@ -165,9 +167,7 @@ class ShuffleReader:
             return self._receipts
         return sorted(self._receipts, key=lambda receipt: isinstance(self._sources[receipt], Remote))
 
-    def _pieces_of(
-        self, receipt: Receipt, first: int, last: int, fetches: dict[Remote, Fetch]
-    ) -> Iterator[Piece]:
+    def _pieces_of(self, receipt: Receipt, first: int, last: int, fetches: dict[Remote, Fetch]) -> Iterator[Piece]:
         """One attempt's pieces; from another source, where the first fails, from the run at which it did."""
         done = 0
         while True:
@@ -188,8 +188,8 @@ class ShuffleReader:
             except (NotFound, CorruptionError, PeerLost) as error:
                 gone = [receipt]
                 if isinstance(source, Remote):  # what else was expected of it is asked for elsewhere at once
-                    gone += [r for r in self._receipts if self._sources[r] is source and r not in (self._read | {receipt})]
+                    gone += [
+                        r for r in self._receipts if self._sources[r] is source and r not in (self._read | {receipt})
+                    ]
                 self._reasons.update(dict.fromkeys(gone, error))
                 self._sources.update(self._find(gone))
-
-

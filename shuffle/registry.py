@@ -26,7 +26,18 @@ from tierstore.ringbuf.errors import Conflict, Expired, Full, NotFound
 
 from . import manifest as manifests
 from .apps import App, Attempts, Gone
-from .names import CALLS, PARTITIONS_MAX, PREFIX, Attempt, app_key, check_attempt, check_name, check_number, parse, shuffle_key
+from .names import (
+    CALLS,
+    PARTITIONS_MAX,
+    PREFIX,
+    Attempt,
+    app_key,
+    check_attempt,
+    check_name,
+    check_number,
+    parse,
+    shuffle_key,
+)
 
 log = logging.getLogger("tierstore")
 
@@ -69,7 +80,6 @@ class Registry:
         self._stop.set()
         self._thread.join()
         self.store.close()
-
 
     # --- start ----------------------------------------------------------------------------------------------------------------
 

@@ -94,7 +94,13 @@ class Fetch:
     def __init__(
         self, remote: Remote, receipts: Sequence[Receipt], first: int, last: int, verify: bool, begin: int = 0
     ):
-        self._remote, self._receipts, self._first, self._last, self._verify = remote, list(receipts), first, last, verify
+        self._remote, self._receipts, self._first, self._last, self._verify = (
+            remote,
+            list(receipts),
+            first,
+            last,
+            verify,
+        )
         self._buffers = remote.shuffle.buffers
         self._frames: queue.Queue[_Frame | Exception | None] = queue.Queue(AHEAD_FRAMES)
         self._stopped = threading.Event()
@@ -144,7 +150,9 @@ class Fetch:
         """A frame's pieces, checked. Raises CorruptionError, PeerLost."""
         slices, count = head.get("slices"), self._last - self._first
         if not isinstance(slices, list) or not all(self._is_slice(entry) for entry in slices):
-            raise PeerLost(f"{self._remote.node} sent a frame that is none of a shuffle's; run the same tierstore on both sides")
+            raise PeerLost(
+                f"{self._remote.node} sent a frame that is none of a shuffle's; run the same tierstore on both sides"
+            )
         each = frame_meta_bytes(1, count)
         at = frame_meta_bytes(len(slices), count)
         if payload.size < -(-at // 64) * 64:

@@ -80,7 +80,9 @@ class MapWriter:
         Held:     by reference, until a run is full.  Raises: Full, Conflict, Expired, ValueError, TypeError.
         """
         if (by is None) == (by_range is None):
-            raise ValueError("give either by=[columns] (hash) or by_range=split points; write_partition() takes neither")
+            raise ValueError(
+                "give either by=[columns] (hash) or by_range=split points; write_partition() takes neither"
+            )
         for batch in _batches(data):
             if by is not None:
                 ids = partitioning.hash_partitions([_column(batch, name) for name in by], self._shuffle.partitions)
@@ -271,9 +273,7 @@ class MapWriter:
         )
         self._done = "committed"
         self.partition_rows = manifest.partition_rows
-        self.receipt = Receipt(
-            *self.name, rows=self._records, bytes=self._bytes, manifest_hash=manifest.hash, **answer
-        )
+        self.receipt = Receipt(*self.name, rows=self._records, bytes=self._bytes, manifest_hash=manifest.hash, **answer)
         return self.receipt
 
     def abort(self) -> None:
@@ -337,7 +337,10 @@ def _halves(
     for batch, numbers in zip(batches, ids, strict=True):
         rows = min(half, batch.num_rows)
         half -= rows
-        for part, cut, chosen in ((first, batch.slice(0, rows), numbers[:rows]), (second, batch.slice(rows), numbers[rows:])):
+        for part, cut, chosen in (
+            (first, batch.slice(0, rows), numbers[:rows]),
+            (second, batch.slice(rows), numbers[rows:]),
+        ):
             if cut.num_rows:
                 part[0].append(cut)
                 part[1].append(chosen)

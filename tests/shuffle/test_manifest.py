@@ -26,17 +26,17 @@ def manifest(partitions: int = 3, runs: int = 2, kind: int = ROWS) -> Manifest:
     return Manifest(kind, partitions, message, 100, 12345, made)
 
 
-@pytest.mark.parametrize("kind", [ROWS, BYTES])
+@pytest.mark.parametrize("form", [ROWS, BYTES])
 @pytest.mark.parametrize("partitions,runs", [(1, 0), (1, 1), (3, 2), (1000, 5)])
-def test_round_trip(kind: int, partitions: int, runs: int) -> None:
-    given = manifest(partitions, runs, kind)
+def test_round_trip(form: int, partitions: int, runs: int) -> None:
+    given = manifest(partitions, runs, form)
     found = decode(given.encode(), "a test")
-    assert (found.kind, found.partitions, found.records, found.total_bytes) == (kind, partitions, 100, 12345)
+    assert (found.kind, found.partitions, found.records, found.total_bytes) == (form, partitions, 100, 12345)
     assert len(found.runs) == runs
     for mine, theirs in zip(given.runs, found.runs, strict=True):
         assert mine.payload_hash == theirs.payload_hash
         assert (mine.starts == theirs.starts).all() and (mine.checks == theirs.checks).all()
-    if kind == ROWS:
+    if form == ROWS:
         assert found.schema == SCHEMA
     assert found.partition_rows.sum() == sum(run.rows for run in given.runs)
 

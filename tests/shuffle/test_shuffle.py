@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pytest
 
 import tierstore
-from tests.shuffle.conftest import PARTITIONS, expected, keys_left, read_all, rows_of, write
+from tests.shuffle.rows import PARTITIONS, expected, keys_left, read_all, rows_of, write
 from tierstore.emulation.procs import Daemon
 from tierstore.ringbuf.errors import Closed, Conflict, Expired, Full, LostMaps, NotFound
 from tierstore.service.store import Store
@@ -87,7 +87,9 @@ def test_opaque_bytes(store: Store) -> None:
                 for partition in range(PARTITIONS):
                     writer.write_bytes(partition, blobs[partition][number], records=3)
         for partition, table in shuffle.read_partitions(receipts=[writer.receipt]):
-            found = b"".join(chunk.buffers()[1][chunk.offset : chunk.offset + len(chunk)] for chunk in table.column(0).chunks)
+            found = b"".join(
+                chunk.buffers()[1][chunk.offset : chunk.offset + len(chunk)] for chunk in table.column(0).chunks
+            )
             assert found == b"".join(blobs[partition])
         assert writer.receipt.rows == 3 * 8 * PARTITIONS
         assert len(shuffle_runs(store)) > 3
@@ -348,7 +350,10 @@ def test_receipts_travel(node: Daemon) -> None:
     """Written by one client, read by others; receipts as JSON and pickled."""
     with node.connect() as mine, node.connect() as theirs:
         receipts = [write(mine.shuffle("app", 0, PARTITIONS), number) for number in range(2)]
-        sent = [Receipt.from_dict(json.loads(json.dumps(receipts[0].to_dict()))), pickle.loads(pickle.dumps(receipts[1]))]
+        sent = [
+            Receipt.from_dict(json.loads(json.dumps(receipts[0].to_dict()))),
+            pickle.loads(pickle.dumps(receipts[1])),
+        ]
         assert read_all(theirs.shuffle("app", 0, PARTITIONS), sent).equals(expected(range(2)))
         mine.shuffle("app", 0, PARTITIONS).end_app()
 
