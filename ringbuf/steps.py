@@ -19,8 +19,6 @@ CLIENT_STEPS = (
     "get.pinned",
     "lease.granted",
     "put.appended",
-    "shuffle.flushed",
-    "shuffle.committing",
 )
 DAEMON_STEPS = (
     "lease.popped",
@@ -44,12 +42,12 @@ DAEMON_STEPS = (
     "answer.stored",
     "delete.marked",
     "recall.marked",
-    "shuffle.checked",
-    "shuffle.published",
-    "shuffle.dropping",
 )
+SHUFFLE_CLIENT_STEPS = ("shuffle.flushed", "shuffle.committing")
+SHUFFLE_DAEMON_STEPS = ("shuffle.checked", "shuffle.published", "shuffle.dropping")
+_ALL = (*CLIENT_STEPS, *DAEMON_STEPS, *SHUFFLE_CLIENT_STEPS, *SHUFFLE_DAEMON_STEPS)
 STEP_LIMIT = 1 << 16  # a trap's word: the step, and above it the signal
-NUMBERS = {name: number for number, name in enumerate((*CLIENT_STEPS, *DAEMON_STEPS), 1)}
+NUMBERS = {name: number for number, name in enumerate(_ALL, 1)}
 
 PUT_CLAIMED, PUT_FILLED, PUT_COMMITTED = (NUMBERS[f"put.{name}"] for name in ("claimed", "filled", "committed"))
 MESSAGE_PUSHED, MESSAGE_ANSWERED = NUMBERS["message.pushed"], NUMBERS["message.answered"]
