@@ -6,6 +6,8 @@ the payload; all others are rearranged by pyarrow's take() and copied. Used by r
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -29,18 +31,44 @@ from .physical import (
 TEXT_BYTES_MAX = (1 << 31) - 1
 
 
-class Places:
-    """The place of every input row in the output: u4[rows], batch after batch."""
+# Arrays of places that plans no longer need: memory that was touched before costs half of what new memory costs.
+_spare: deque[npt.NDArray[np.uint32]] = deque(maxlen=2)
+SPARE_ROWS_MAX = 4 << 20
 
-    def __init__(self, places: npt.NDArray[np.uint32], firsts: Sequence[int]):
-        self.places, self.firsts = places, firsts
-        self.rows = len(places)
-        self._at = address_of(places)
+
+class Places:
+    """The place of every input row in the output: u4[rows], batch after batch. Filled by the kernel give_places."""
+
+    def __init__(self, batch_rows: Sequence[int]):
+        self.rows = sum(batch_rows)
+        self._firsts = [0, *itertools.accumulate(batch_rows)]
+        self._memory = self._room()
+        self._at = address_of(self._memory)
         self._sources: npt.NDArray[np.uint32] | None = None
+
+    def _room(self) -> npt.NDArray[np.uint32]:
+        try:
+            spare = _spare.pop()
+        except IndexError:
+            spare = np.empty(0, np.uint32)
+        return spare if len(spare) >= self.rows else np.empty(self.rows, np.uint32)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_memory") and len(self._memory) <= SPARE_ROWS_MAX:
+            _spare.append(self._memory)
+
+    @property
+    def batch_count(self) -> int:
+        """How many batches there are."""
+        return len(self._firsts) - 1
+
+    def rows_of(self, batch: int) -> int:
+        """The rows of a batch."""
+        return self._firsts[batch + 1] - self._firsts[batch]
 
     def of(self, batch: int) -> int:
         """Address of the places of a batch's rows."""
-        return self._at + 4 * self.firsts[batch]
+        return self._at + 4 * self._firsts[batch]
 
     def sources(self) -> npt.NDArray[np.uint32]:
         """The input row of every output row: what take() needs."""
@@ -100,16 +128,39 @@ class _Fixed(_Flat):
 
     def __init__(self, chunks: list[pa.Array], places: Places, width: int):
         super().__init__(chunks, places)
-        self._width = width
+        self.width = width
         self.sizes.append(width * self.rows)
 
+    def values(self, number: int) -> int:
+        """Address of the first value of a chunk."""
+        chunk = self.chunks[number]
+        return address(chunk.buffers()[1]) + int(chunk.offset) * self.width
+
     def fill(self, targets: list[int]) -> None:
-        """Validity, values."""
+        """Validity; the values are moved by fill_columns(), which moves those of several columns together."""
         self.fill_validity(targets[0])
-        scatter, width, target = kernels().scatter_fixed, self._width, targets[1]
-        for number, chunk in enumerate(self.chunks):
-            values = address(chunk.buffers()[1]) + chunk.offset * width
-            scatter(values, width, len(chunk), self.places.of(number), target)
+
+
+def fill_columns(columns: Sequence[Column], targets: list[int], places: Places) -> None:
+    """Write all columns. targets: addresses of all their buffers, in order."""
+    fixed: list[tuple[_Fixed, int]] = []
+    position = 0
+    for column in columns:
+        mine = targets[position : position + len(column.sizes)]
+        column.fill(mine)
+        if isinstance(column, _Fixed):
+            fixed.append((column, mine[1]))
+        position += len(mine)
+    fixed.sort(key=lambda entry: entry[0].width != 8)
+    paired = sum(column.width == 8 for column, _ in fixed) // 2 * 2
+    native = kernels()
+    for number in range(places.batch_count):  # batch by batch: its places stay in the cache
+        rows, at = places.rows_of(number), places.of(number)
+        for i in range(0, paired, 2):
+            (left, target), (right, other) = fixed[i : i + 2]
+            native.scatter_pair(left.values(number), right.values(number), rows, at, target, other)
+        for column, target in fixed[paired:]:
+            native.scatter_fixed(column.values(number), column.width, rows, at, target)
 
 
 class _Bits(_Flat):

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .columns import Column, Places, column_of
+from .columns import Column, Places, column_of, fill_columns
 from .framing import FRAME_BYTES, padded, template
 from .native import address_of, kernels
 from .partition import check_partitions
@@ -43,36 +43,32 @@ class Order:
 
     def __init__(self, numbers: Sequence[Numbers], partitions: int):
         check_partitions(partitions)
-        checked = [_check_numbers(array, partitions) for array in numbers]
+        checked = [_check_numbers(array) for array in numbers]
         self.rows = sum(len(array) for array in checked)
         if self.rows >= ROWS_MAX:
             raise ValueError(f"{self.rows:,} rows in one run: make runs of fewer than {ROWS_MAX:,}")
-        native, cursors = kernels(), np.zeros(partitions, np.uint32)
+        native, cursors = kernels(), np.zeros(partitions + 1, np.uint32)
         for array in checked:
-            native.count_rows(address_of(array), len(array), array.itemsize == 4, address_of(cursors))
+            top = native.count_rows(address_of(array), len(array), array.itemsize == 4, partitions, address_of(cursors))
+            if top >= partitions:
+                raise ValueError(f"partition number {top} of {partitions} partitions: numbers begin with 0")
         self.starts = np.zeros(partitions + 1, np.uint32)
-        np.cumsum(cursors, out=self.starts[1:])
-        cursors[:] = self.starts[:-1]
-        places, firsts = np.empty(self.rows, np.uint32), [0]
-        for array in checked:
-            at = address_of(places) + 4 * firsts[-1]
-            native.give_places(address_of(array), len(array), array.itemsize == 4, address_of(cursors), at)
-            firsts.append(firsts[-1] + len(array))
-        self.places = Places(places, firsts)
+        np.cumsum(cursors[:-1], out=self.starts[1:])
+        cursors[:] = self.starts
+        self.places = Places([len(array) for array in checked])
+        for number, array in enumerate(checked):
+            place = self.places.of(number)
+            native.give_places(address_of(array), len(array), array.itemsize == 4, address_of(cursors), place)
 
     def sources(self) -> npt.NDArray[np.uint32]:
         """uint32[rows]: the argument of take() that puts the concatenated batches into this order."""
         return self.places.sources()
 
 
-def _check_numbers(array: Numbers, partitions: int) -> Numbers:
+def _check_numbers(array: Numbers) -> Numbers:
     if not isinstance(array, np.ndarray) or array.dtype not in (np.dtype("u2"), np.dtype("u4")) or array.ndim != 1:
         raise TypeError("partition numbers are numpy arrays of uint16 or uint32; convert with .astype(np.uint32)")
-    array = np.ascontiguousarray(array)
-    top = kernels().largest(address_of(array), len(array), array.itemsize == 4)
-    if top >= partitions:
-        raise ValueError(f"partition number {top} of {partitions} partitions: numbers begin with 0")
-    return array
+    return np.ascontiguousarray(array)
 
 
 class RunPlan:
@@ -145,11 +141,7 @@ class RunPlan:
         for offset, size in zip(self._offsets, self._sizes):
             if size:
                 clear(address + offset + size, padded(size) - size)
-        position = 0
-        for column in self._columns:
-            count = len(column.sizes)
-            column.fill([address + offset for offset in self._offsets[position : position + count]])
-            position += count
+        fill_columns(self._columns, [address + offset for offset in self._offsets], self._order.places)
 
     def batch(self) -> pa.RecordBatch:
         """The rows in partition order as an ordinary batch, made by pyarrow.
