@@ -74,11 +74,12 @@ class Decoder:
                 break
             raw = bytes(self._buffer[HEADER.size : HEADER.size + length])
             del self._buffer[: HEADER.size + length]
-            frames.append((operation, request, _body(raw)))
+            frames.append((operation, request, decode_body(raw)))
         return frames
 
 
-def _body(raw: bytes) -> dict[str, Any]:
+def decode_body(raw: bytes) -> dict[str, Any]:
+    """The JSON object of a frame. Raises ProtocolError."""
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError) as error:
