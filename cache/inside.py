@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 from tierstore.ringbuf import layout
 from tierstore.ringbuf.client import Session
@@ -41,11 +41,17 @@ def store_inside(engine: Engine, requests: Requests) -> Store:
     return Store(Session(engine.admit(os.getpid(), own=True)), _Inside(requests), engine.pools)
 
 
-def root_of(requests: Requests, key: str) -> tuple[int, int, int] | None:
-    """Payload hash, rows and bytes in the header of an object's root; None if it is not there.
+class Root(NamedTuple):
+    """What the header of an object's root says. payload_hash: None where it is of compressed bytes; size, rows: of the object."""
 
-    Cost: some microseconds; where it is on disk, one read of the block.
-    """
+    payload_hash: int | None
+    blocks: int
+    rows: int
+    size: int
+
+
+def root_of(requests: Requests, key: str) -> Root | None:
+    """The root of an object; None if it is not there. Cost: microseconds; where it is on disk, one read of the block."""
     block = requests.find_root(key)
     if block is None:
         return None
@@ -53,4 +59,5 @@ def root_of(requests: Requests, key: str) -> tuple[int, int, int] | None:
     at = ctypes.addressof(head)
     fields = (layout.R_PAYLOAD_HASH, layout.R_OBJECT_ROWS, layout.R_OBJECT_BYTES)
     payload_hash, rows, size = (ctypes.c_uint64.from_address(at + field).value for field in fields)
-    return payload_hash, rows, size
+    raw = ctypes.c_uint8.from_address(at + layout.R_CODEC).value == layout.CODEC_RAW
+    return Root(payload_hash if raw else None, block.block_count, rows, size)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from tierstore.ringbuf import layout
+from tierstore.ringbuf.errors import TierstoreError
 
 from .appender import ObjectWriter, RowTooLarge
 from .block import placed
@@ -87,3 +89,25 @@ def get_batches(store: Store, key: str) -> list[pa.RecordBatch]:
     store._check_open()
     found = store._decode(key, store._blocks(key), False)
     return found.to_batches() if isinstance(found, pa.Table) else found
+
+
+class Block(NamedTuple):
+    """One block as it lies in memory. owner: what keeps it there."""
+
+    kind: int
+    rows: int
+    schema_bytes: int
+    payload_bytes: int
+    address: int
+    owner: object
+
+
+def block_of(store: Store, key: str) -> Block:
+    """The only block of an object. From disk: a copy. Raises NotFound, TierstoreError where there are several."""
+    store._check_open()
+    blocks = store._blocks(key)
+    if len(blocks) > 1:
+        raise TierstoreError(f"{key!r:.200} has {len(blocks)} blocks, as a row or value in it is larger than a segment")
+    block = blocks[0]
+    payload = block.payload(False)
+    return Block(block.kind, block.rows, block.schema_bytes, block.payload_bytes, payload.address, payload)

@@ -17,10 +17,10 @@ from tierstore.ringbuf.codes import STALE
 from tierstore.ringbuf.errors import Closed, CorruptionError, InvalidKey, NotFound
 
 from . import codec
-from .record import record_bytes
 from .block import kernels
 from .buffers import Buffers, Lent
 from .keys import check_key
+from .record import record_bytes
 
 _MASK = 2**64 - 1
 _PAGE = 4096
@@ -71,6 +71,7 @@ class Found:
         "kind",
         "owner",
         "payload_bytes",
+        "rows",
         "schema_bytes",
         "value_bytes",
         "version",
@@ -88,7 +89,7 @@ class Found:
             self.value_bytes,
             self.version,
             self.item,
-            _,
+            self.rows,
         ) = fields
         self.kind = packed & 0xFF
         self._session = session

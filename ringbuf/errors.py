@@ -6,6 +6,7 @@ TierstoreError
 │   └── Expired       was here until its owner's lease ended; start over
 ├── LostMaps          output of map tasks is gone; run these maps again
 ├── Conflict          committed before, with other contents; draw a new attempt
+├── Refused           not yours; give the right secret (also a PermissionError)
 ├── Closed            this handle was closed by you
 ├── PeerLost          the daemon is gone or too old; start it, or reconnect
 ├── ConfigError       change the setting it names (also a ValueError)
@@ -47,6 +48,10 @@ class LostMaps(TierstoreError):
 
 class Conflict(TierstoreError):
     """What is committed cannot be changed."""
+
+
+class Refused(TierstoreError, PermissionError):
+    """What belongs to somebody else."""
 
 
 class Closed(TierstoreError):

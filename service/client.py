@@ -254,9 +254,10 @@ def open_config(config: StoreConfig, tiers: Sequence[Callable[[int], Tier]] = ()
     from dataclasses import replace
 
     from tierstore.cache.embedded import open_embedded
-    from tierstore.shuffle.registry import install
+    from tierstore.shuffle.late import Late
 
     from .layout import engine_config, mark_ephemeral, remove_dead
+    from .network import Nodes
 
     config = replace(config, socket=None)
     remove_dead(config)
@@ -264,7 +265,10 @@ def open_config(config: StoreConfig, tiers: Sequence[Callable[[int], Tier]] = ()
     made.arenas = sorted([*made.arenas, *(make(made.segment_bytes) for make in tiers)], key=lambda tier: tier.kind)
     mark_ephemeral(made.folder, [])
     store = open_embedded(made, Store)
-    install(store._control.engine, store._control.requests)
+    nodes, requests = Nodes(config), store._control.requests
+    requests.at_close.append(nodes.close)
+    Late(store._control.engine, requests, nodes)
+    store.use(config)
     return store
 
 

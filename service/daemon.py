@@ -21,13 +21,14 @@ from typing import Any
 from tierstore.cache.engine import Engine
 from tierstore.cache.requests import Requests
 from tierstore.ringbuf.errors import ConfigError
+from tierstore.shuffle.late import Late
 from tierstore.shuffle.names import PREFIX
-from tierstore.shuffle.registry import install
+from tierstore.shuffle.serving import Serving
 
 from . import node, protocol
 from .config import StoreConfig
 from .layout import engine_config, mark_ephemeral, remove_dead
-from .network import listener_of
+from .network import Nodes, listener_of
 from .wire.server import Call
 
 log = logging.getLogger("tierstore")
@@ -56,7 +57,6 @@ class Daemon:
         if config.ephemeral:
             mark_ephemeral(made.folder, [arena.path for arena in made.arenas[1:]])
         self.requests = Requests(self.engine)
-        install(self.engine, self.requests)
         self._node = node.Node(os.getuid())
         self._selector = selectors.DefaultSelector()
         self._connections: dict[int, tuple[socket.socket, protocol.Decoder]] = {}
@@ -70,6 +70,10 @@ class Daemon:
         self.listener = None
         try:
             self.listener = listener_of(config, self.handlers)
+            nodes = Nodes(config, self.listener)
+            self.requests.at_close.append(nodes.close)
+            self.shuffles = Late(self.engine, self.requests, nodes)
+            self.handlers |= Serving(self.shuffles.get).handlers()
             self._listen()
         except BaseException:  # nobody could use the engine: what it made in memory must not stay behind
             if self.listener is not None:
@@ -118,7 +122,7 @@ class Daemon:
     def _resume_shuffles(self) -> None:
         """Where an earlier life left shuffles: count the leases of their applications on."""
         if self.requests.holds(PREFIX):
-            self.requests.add_late("shuffle")
+            self.shuffles.get()
 
     def stop(self, *_: object) -> None:
         """Make run() return; safe in a signal handler."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import socket
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +18,61 @@ from .wire.client import Peer
 from .wire.security import Security
 from .wire.server import Call, Listener, ListenerConfig
 
+log = logging.getLogger("tierstore")
+
 ASKED_AT_ONCE = 16
+NAMES_S = 10.0  # between look-ups of names behind "dns:"
+WILDCARDS = ("0.0.0.0", "::")
+
+
+class Nodes:
+    """The other nodes of a configuration, as the shuffle store uses them (shuffle/network.py). Any thread.
+
+    listener: of this node's daemon, if there is one.
+    """
+
+    def __init__(self, config: StoreConfig, listener: Listener | None = None):
+        self.replicas = config.replicas
+        self.node = advertised(listener.address) if listener is not None else ""
+        self._config, self._lock = config, threading.Lock()
+        self._security: Security | None = None
+        self._peers: dict[str, Peer] = {}
+        self._names: list[str] = []
+        self._looked_up = -NAMES_S
+
+    def names(self) -> list[str]:
+        """The configured nodes as "host:port", without this one."""
+        with self._lock:
+            now = time.monotonic()
+            if now - self._looked_up >= NAMES_S:
+                try:
+                    found = [str(address) for address in resolve(self._config.nodes)]
+                    self._names = [name for name in dict.fromkeys(found) if name != self.node]
+                except OSError as error:  # the nodes known before are as good as any
+                    log.warning("the names of nodes cannot be looked up now: %s", error)
+                self._looked_up = now
+            return list(self._names)
+
+    def peer(self, node: str) -> Peer:
+        """The connection to one. Raises ConfigError."""
+        with self._lock:
+            if self._security is None:
+                self._security = Security.of(self._config)
+            if node not in self._peers:
+                self._peers[node] = Peer(node, self._security)
+            return self._peers[node]
+
+    def close(self) -> None:
+        """Close all connections."""
+        with self._lock:
+            peers, self._peers = list(self._peers.values()), {}
+        for peer in peers:
+            peer.close()
+
+
+def advertised(address: Address) -> str:
+    """What other nodes call an address that this one listens at."""
+    return str(Address(socket.getfqdn(), address.port)) if address.host in WILDCARDS else str(address)
 
 
 def listener_of(config: StoreConfig, handlers: Mapping[str, Callable[[Call], Any]]) -> Listener | None:

@@ -9,9 +9,19 @@ from tierstore.cache.store import Store as CacheStore
 if TYPE_CHECKING:
     from tierstore.shuffle.handle import Shuffle
 
+    from .config import StoreConfig
+    from .network import Nodes
+
 
 class Store(CacheStore):
     """All tiers of one node, seen from one process; see tierstore.cache.store."""
+
+    _config: StoreConfig | None = None
+    _nodes: Nodes | None = None
+
+    def use(self, config: StoreConfig) -> None:
+        """The configuration to reach other nodes with; default: what load_config() finds."""
+        self._config = config
 
     def shuffle(
         self,
@@ -37,8 +47,12 @@ class Store(CacheStore):
         """
         from tierstore.shuffle.handle import Shuffle
 
-        from .config import parse_size
+        from .config import load_config, parse_size
+        from .network import Nodes
 
         self._check_open()
+        if self._nodes is None:
+            self._nodes = Nodes(self._config or load_config().resolve())
+            self.at_close.append(self._nodes.close)
         limit = quota if isinstance(quota, int) else parse_size(quota, "quota")
-        return Shuffle(self, app, number, partitions, lease_s, limit, pool, renew, secret)
+        return Shuffle(self, app, number, partitions, lease_s, limit, pool, renew, secret, self._nodes)

@@ -51,6 +51,7 @@ class App:
     until: float
     secret: str  # its digest
     shuffles: dict[int, Attempts] = field(default_factory=dict)
+    renewed_copies: float = 0.0  # the renewal that other nodes were told last
 
     def used(self) -> int:
         """Bytes written or reserved by all its attempts."""

@@ -8,22 +8,22 @@ import threading
 import uuid
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from tierstore.cache.buffers import Buffers
 from tierstore.cache.store import Store
-from tierstore.ringbuf.errors import NotFound, PeerLost, TierstoreError
+from tierstore.ringbuf.errors import NotFound, TierstoreError
 
 from .manifest import Manifest
 from .names import Attempt, check_attempt, check_name, check_number
+from .network import Alone, Network, Peer
 from .output import Output, load_output
 from .reader import ShuffleReader
 from .receipt import Receipt
-from .registry import LEASE_S
-from .remote import Peer
+from .recovering import LEASE_S
 from .writer import MapWriter
 
 log = logging.getLogger("tierstore")
@@ -49,10 +49,10 @@ class Shuffle:
         pool: str = "default",
         renew: bool = True,
         secret: str = "",
-        peers: Callable[[str], Peer] | None = None,
+        network: Network | None = None,
     ):
         self.store, self.app, self.number, self.partitions, self.pool = store, app, number, partitions, pool
-        self.secret, self._peers, self.buffers = secret, peers, Buffers()
+        self.secret, self._network, self.buffers = secret, network or Alone(), Buffers()
         check_name("app", app)
         check_number("shuffle", number)
         store._pool(pool)
@@ -74,9 +74,7 @@ class Shuffle:
 
     def peer(self, node: str) -> Peer:
         """The connection to another node. Raises PeerLost, ConfigError."""
-        if self._peers is None:
-            raise PeerLost(f"{node} cannot be asked: this store was opened without a network")
-        return self._peers(node)
+        return self._network.peer(node)
 
     def output(self, receipt: Receipt) -> Output:
         """The output of an attempt on this node. Raises NotFound, CorruptionError."""

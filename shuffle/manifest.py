@@ -126,6 +126,11 @@ def decode(raw: Any, what: str) -> Manifest:
     return Manifest(kind, partitions, message, records, total_bytes, made, found)
 
 
+def total_bytes_of(raw: Any) -> int:
+    """Bytes of the runs that a manifest names."""
+    return int(HEADER.unpack_from(raw)[6])
+
+
 def hash_of(*parts: Any) -> int:
     """XXH3-64 of parts, one behind the other."""
     state = xxhash.xxh3_64()

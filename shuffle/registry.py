@@ -15,56 +15,62 @@ import json
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from typing import Any
 
 from tierstore.cache.engine import Engine
 from tierstore.cache.inside import root_of, store_inside
 from tierstore.cache.requests import Requests
-from tierstore.ringbuf.errors import Conflict, Expired, Full, NotFound
+from tierstore.ringbuf.errors import Conflict, Expired, Full, NotFound, Refused
 
 from . import manifest as manifests
-from .apps import App, Attempts, Gone
+from .apps import App, Attempts, Gone, State
 from .names import (
     CALLS,
     PARTITIONS_MAX,
-    PREFIX,
     Attempt,
     app_key,
     check_attempt,
     check_name,
     check_number,
-    parse,
     shuffle_key,
 )
+from .network import Alone, Network
+from .recovering import LEASE_S, incarnation_of, recover_apps
+from .replication import Replicator
+from .telling import Teller
 
 log = logging.getLogger("tierstore")
 
-LEASE_S = 120.0
+RENEWALS = 4  # of the leases of copies, in the time one lasts
+PADDING = 64  # opaque bytes are stored in whole lines
 LEASE_S_MIN, LEASE_S_MAX = 1.0, 30 * 86400.0
 TICK_S = 0.5
-INCARNATION_KEY = PREFIX.rstrip("/")  # no application can have this key
 
 
 class Registry:
     """Serves the calls ``shuffle_*``. Callers: any thread; they take turns.
 
-    node: "host:port" at which other nodes reach this store, "" if they do not.  now: the clock of leases.
+    now: the clock of leases.
     """
 
     def __init__(
-        self, engine: Engine, requests: Requests, node: str = "", now: Callable[[], float] = time.monotonic
+        self,
+        engine: Engine,
+        requests: Requests,
+        network: Network | None = None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._requests, self._now, self.node = requests, now, node
+        self._requests, self._now, self._network = requests, now, network or Alone()
+        self._replicator = Replicator(self, self._network)
         self.store = store_inside(engine, requests)
         self._turn = threading.RLock()
-        self._apps: dict[str, App] = {}
         self._gone = Gone()
         self._step = engine.mutator.trap
         self.store_id = engine.mutator.store_id.hex()
-        self._recover()
-        self.incarnation = self._incarnation(engine)
+        self._apps = recover_apps(self.store, now())
+        self.incarnation = incarnation_of(engine, self.store)
+        self._teller = Teller(self._network)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tierstore-shuffle", daemon=True)
         self._thread.start()
@@ -79,53 +85,8 @@ class Registry:
         """Stop counting leases, and give the handle up."""
         self._stop.set()
         self._thread.join()
+        self._teller.close()
         self.store.close()
-
-    # --- start ----------------------------------------------------------------------------------------------------------------
-
-    def _recover(self) -> None:
-        """Find what earlier lives left: applications get their whole lease again."""
-        for key in self.store.keys(PREFIX):
-            parsed = parse(key)
-            if parsed is None:
-                continue
-            app = self._apps.get(parsed.app)
-            if app is None:
-                app = self._apps[parsed.app] = self._recovered(parsed.app)
-            if parsed.shuffle is None:
-                continue
-            shuffle = app.shuffles.setdefault(parsed.shuffle, Attempts(0))
-            if parsed.map_index is None:
-                shuffle.partitions = int(json.loads(bytes(self.store.get_bytes(key)))["partitions"])
-            elif parsed.attempt is not None:
-                name = (parsed.map_index, parsed.attempt)
-                state = shuffle.attempt(*name)
-                if parsed.sequence is None:
-                    state.committed = int(self.store.info(key)["bytes"])
-                    state.bytes = manifests.HEADER.unpack_from(self.store.get_bytes(key))[6]
-                else:
-                    state.runs = max(state.runs, parsed.sequence + 1)
-
-    def _recovered(self, name: str) -> App:
-        """An application as its object says; with default terms where that was lost."""
-        try:
-            values = json.loads(bytes(self.store.get_bytes(app_key(name))))
-            return App(values["lease_s"], values["quota_bytes"], self._now() + values["lease_s"], values["secret"])
-        except (NotFound, KeyError, ValueError):
-            log.warning("the terms of application %r were lost; it gets a lease of %g s", name, LEASE_S)
-            return App(LEASE_S, 0, self._now() + LEASE_S, "unknown")
-
-    def _incarnation(self, engine: Engine) -> str:
-        """The life of this store's KEEP data: a new one when any of it could not be recovered.
-
-        What was in memory is not counted as lost where memory began empty; so that alone makes a new one too.
-        """
-        if engine.mutator.arenas[0].warm and engine.recovery.lost_keep == 0 and not engine.recovery.damaged:
-            with contextlib.suppress(NotFound):
-                return bytes(self.store.get_bytes(INCARNATION_KEY)).decode()
-        made = uuid.uuid4().hex
-        self.store.put_bytes(INCARNATION_KEY, made.encode(), keep=True)
-        return made
 
     # --- leases ---------------------------------------------------------------------------------------------------------------
 
@@ -133,6 +94,7 @@ class Registry:
         while not self._stop.wait(TICK_S):
             try:
                 self.expire()
+                self._renew_copies()
             except Exception:  # the next round tries again
                 log.exception("dropping expired shuffles failed")
 
@@ -143,6 +105,16 @@ class Registry:
                 log.info("application %s: its lease ended, its shuffles are dropped", name)
                 self._end(name, f"its lease of {self._apps[name].lease_s:g} s ended")
 
+    def _renew_copies(self) -> None:
+        """Let leases of copies on other nodes last as long as those here."""
+        if self._network.replicas == 1 and self._network.node:
+            return
+        with self._turn:
+            for name, app in self._apps.items():
+                if app.renewed_copies + app.lease_s / RENEWALS < app.until - app.lease_s:
+                    app.renewed_copies = app.until - app.lease_s
+                    self._teller.tell("shuffle_touch", app=name, digest=app.secret)
+
     def open(
         self,
         app: str,
@@ -151,8 +123,13 @@ class Registry:
         lease_s: float = LEASE_S,
         quota_bytes: int = 0,
         secret: str = "",
+        digest: str = "",
     ) -> dict[str, Any]:
-        """Begin a shuffle, or find it; the first of an application sets its terms. Raises Conflict, PermissionError."""
+        """Begin a shuffle, or find it; the first of an application sets its terms. Raises Conflict, PermissionError.
+
+        digest: of the secret, from other nodes.
+        """
+        digest = digest or digest_of(secret)
         check_name("app", app)
         check_number("shuffle", shuffle)
         check_number("partitions", partitions, PARTITIONS_MAX)
@@ -163,11 +140,11 @@ class Registry:
         with self._turn:
             found = self._apps.get(app)
             if found is None:
-                terms = {"lease_s": lease_s, "quota_bytes": quota_bytes, "secret": _digest(secret)}
+                terms = {"lease_s": lease_s, "quota_bytes": quota_bytes, "secret": digest}
                 self.store.put_bytes(app_key(app), json.dumps(terms).encode(), keep=True)
-                found = self._apps[app] = App(lease_s, quota_bytes, 0.0, _digest(secret))
+                found = self._apps[app] = App(lease_s, quota_bytes, 0.0, digest)
                 self._gone.forget(app)
-            self.authorize(app, secret)
+            self._authorize(app, digest)
             found.until = self._now() + found.lease_s
             known = found.shuffles.get(shuffle)
             if known is not None and known.partitions != partitions:
@@ -180,14 +157,18 @@ class Registry:
                 self.store.put_bytes(shuffle_key(app, shuffle), json.dumps(terms).encode(), keep=True)
                 found.shuffles[shuffle] = Attempts(partitions)
                 self._gone.forget(app, shuffle)
-            place = {"store_id": self.store_id, "incarnation": self.incarnation, "node": self.node}
+            place = {"store_id": self.store_id, "incarnation": self.incarnation, "node": self._network.node}
             return {"lease_s": found.lease_s, **place}
 
-    def authorize(self, app: str, secret: str) -> None:
-        """Let only those who know an application's secret, if it has one, use it. Raises PermissionError, Expired, NotFound."""
+    def authorize(self, app: str, digest: str) -> None:
+        """Let only those use an application who know the digest of its secret; renews its lease. Raises Refused, Expired."""
         with self._turn:
-            if not hmac.compare_digest(self._app(app).secret, _digest(secret)):
-                raise PermissionError(f"application {app!r} was opened with another secret")
+            self._authorize(app, digest)
+            self.touch(app)
+
+    def _authorize(self, app: str, digest: str) -> None:
+        if not hmac.compare_digest(self._app(app).secret, digest):
+            raise Refused(f"application {app!r} was opened with another secret")
 
     def touch(self, app: str) -> dict[str, Any]:
         """Renew an application's lease. Raises Expired, NotFound."""
@@ -238,11 +219,20 @@ class Registry:
             return True
 
     def commit(
-        self, app: str, shuffle: int, map_index: int, attempt: str, manifest: str, durable: bool = False
+        self,
+        app: str,
+        shuffle: int,
+        map_index: int,
+        attempt: str,
+        manifest: str,
+        durable: bool = False,
+        copies: bool = True,
     ) -> dict[str, Any]:
         """Check a manifest (base64) against what is held, publish it, acknowledge it. The same again: the same answer.
 
-        Raises: Conflict (another manifest was committed, or runs are not what it says), CorruptionError, Expired, NotFound.
+        copies: store it on other nodes first, as configured.
+        Raises: Expired, NotFound, PeerLost (too few took a copy), CorruptionError,
+        Conflict (another manifest was committed, or runs are not what it says).
         """
         name = check_attempt(app, shuffle, map_index, attempt)
         raw = base64.b64decode(manifest, validate=True)
@@ -250,41 +240,62 @@ class Registry:
         with self._turn:
             owner, attempts = self._shuffle(app, shuffle)
             owner.until = self._now() + owner.lease_s
-            state = attempts.attempt(map_index, attempt)
             if parsed.partitions != attempts.partitions:
                 raise Conflict(f"a manifest of {parsed.partitions} partitions in a shuffle of {attempts.partitions}")
-            if state.committed:
-                if bytes(self.store.get_bytes(name.key)) != raw:
-                    raise Conflict(f"attempt {attempt!r} of map {map_index} is committed with another manifest")
-            else:
-                self._check_runs(name, parsed)
-                self._step("shuffle.checked")
-                if durable:
-                    for sequence in range(len(parsed.runs)):
-                        self._requests.flush(name.run(sequence))
-                self.store.put_bytes(name.key, raw, keep=True)
-                self._step("shuffle.published")
-                state.committed, state.bytes, state.runs = len(raw), parsed.total_bytes, len(parsed.runs)
+            self._check(name, attempts, parsed, raw)
+        terms = {
+            "partitions": attempts.partitions,
+            "lease_s": float(owner.lease_s),
+            "quota_bytes": owner.quota_bytes,
+            "digest": owner.secret,
+        }
+        # Not in turn: this may take long. What is copied cannot change, and who commits it twice stores the same twice.
+        replicas = self._replicator.copy(name, raw, terms, durable) if copies else []
+        with self._turn:
+            owner, attempts = self._shuffle(app, shuffle)
+            if not self._check(name, attempts, parsed, raw):
+                self._publish(name, attempts.attempt(map_index, attempt), parsed, raw, durable)
             if durable:
                 self._requests.flush(name.key)
             return {
                 "durability": "durable" if durable else "volatile",
                 "incarnation": self.incarnation,
                 "store_id": self.store_id,
-                "node": self.node,
+                "node": self._network.node,
+                "replicas": replicas,
             }
+
+    def _check(self, name: Attempt, attempts: Attempts, parsed: manifests.Manifest, raw: bytes) -> bool:
+        """Whether an attempt is committed, with this manifest; if it is not, it can be. Raises Conflict."""
+        if attempts.attempt(name.map_index, name.attempt).committed:
+            if bytes(self.store.get_bytes(name.key)) != raw:
+                raise Conflict(f"attempt {name.attempt!r} of map {name.map_index} is committed with another manifest")
+            return True
+        self._check_runs(name, parsed)
+        return False
+
+    def _publish(self, name: Attempt, state: State, parsed: manifests.Manifest, raw: bytes, durable: bool) -> None:
+        """Runs first, so that what a manifest names is as durable as it is."""
+        self._step("shuffle.checked")
+        if durable:
+            for sequence in range(len(parsed.runs)):
+                self._requests.flush(name.run(sequence))
+        self.store.put_bytes(name.key, raw, keep=True)
+        self._step("shuffle.published")
+        state.committed, state.bytes, state.runs = len(raw), parsed.total_bytes, len(parsed.runs)
 
     def _check_runs(self, name: Attempt, parsed: manifests.Manifest) -> None:
         for sequence, run in enumerate(parsed.runs):
             found = root_of(self._requests, name.run(sequence))
             if found is None:
                 raise Conflict(f"run {sequence} of {name.key!r} is not here: the attempt cannot be committed")
-            rows = found[1] if parsed.kind == manifests.ROWS else found[2]
-            fewer = parsed.kind == manifests.BYTES and rows - run.rows < 64  # bytes are padded to whole lines
-            if found[0] != run.payload_hash or not (rows == run.rows or fewer):
+            rows = found.rows if parsed.kind == manifests.ROWS else found.size
+            same_rows = rows == run.rows or (parsed.kind == manifests.BYTES and 0 <= rows - run.rows < PADDING)
+            hashed = found.payload_hash is not None and found.blocks == 1
+            if not same_rows or (hashed and found.payload_hash != run.payload_hash):
                 raise Conflict(
-                    f"run {sequence} of {name.key!r} is not what its manifest says: "
-                    f"{rows} rows with hash {found[0]:#x}, not {run.rows} with {run.payload_hash:#x}"
+                    f"run {sequence} of {name.key!r} is not what its manifest says: {rows} rows with hash "
+                    f"{found.payload_hash}, not {run.rows} with {run.payload_hash}"
                 )
 
     def abort(self, app: str, shuffle: int, map_index: int, attempt: str) -> None:
@@ -302,10 +313,15 @@ class Registry:
 
     # --- ends -----------------------------------------------------------------------------------------------------------------
 
-    def drop(self, app: str, shuffle: int) -> int:
-        """Delete a shuffle; how many attempts it had. Cost: a delete per run, which are segments, not partitions."""
+    def drop(self, app: str, shuffle: int, everywhere: bool = True) -> int:
+        """Delete a shuffle; how many attempts it had here. Cost: a delete per run, which are segments, not partitions.
+
+        everywhere: on the other nodes too, soon.
+        """
         with self._turn:
             owner, attempts = self._shuffle(app, shuffle)
+            if everywhere:
+                self._teller.tell("shuffle_drop", app=app, shuffle=shuffle, digest=owner.secret)
             return self._drop(app, owner, shuffle, attempts, "it was dropped")
 
     def _drop(self, app: str, owner: App, shuffle: int, attempts: Attempts, reason: str) -> int:
@@ -327,10 +343,15 @@ class Registry:
         with contextlib.suppress(NotFound):
             self.store.delete(key)
 
-    def end(self, app: str) -> int:
-        """An application is over: delete all it has; how many shuffles that were."""
+    def end(self, app: str, everywhere: bool = True) -> int:
+        """An application is over: delete all it has; how many shuffles that were here.
+
+        everywhere: on the other nodes too, soon.
+        """
         with self._turn:
-            self._app(app)
+            owner = self._app(app)
+            if everywhere:
+                self._teller.tell("shuffle_end", app=app, digest=owner.secret)
             return self._end(app, "it ended")
 
     def _end(self, app: str, reason: str) -> int:
@@ -380,11 +401,6 @@ class Registry:
             ]
 
 
-def install(engine: Engine, requests: Requests, node: str = "") -> None:
-    """Serve the calls ``shuffle_*`` from the first of them on; see Requests.late."""
-    requests.late["shuffle"] = lambda: Registry(engine, requests, node)
-
-
-def _digest(secret: str) -> str:
+def digest_of(secret: str) -> str:
     """What is kept of a secret."""
     return hashlib.sha256(b"tierstore shuffle " + secret.encode()).hexdigest()

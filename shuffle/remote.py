@@ -9,20 +9,20 @@ slices one behind the other. The result names what could not be sent: ``{"lost":
 from __future__ import annotations
 
 import base64
-import ctypes
 import queue
 import threading
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from tierstore.cache.block import decode_batch, decode_stream, encoder_of
-from tierstore.cache.buffers import Buffers, Lent
+from tierstore.cache.buffers import Lent
 from tierstore.ringbuf.errors import CorruptionError, Expired, NotFound, PeerLost, TierstoreError
 
 from .checks import partition_checks
+from .network import Peer
 from .output import Piece
 from .receipt import Receipt
 from .slices import BYTES_SCHEMA, byte_batch
@@ -32,19 +32,6 @@ if TYPE_CHECKING:
 
 AHEAD_FRAMES = 4  # of at most a run each, per node
 LOST = {"NotFound": NotFound, "Expired": Expired}
-
-
-class Peer(Protocol):
-    """What is needed of a connection to another node; see service/wire/client.py."""
-
-    def call(self, name: str, /, **arguments: Any) -> Any:
-        """A call without data."""
-
-    def fetch(self, name: str, arguments: dict[str, Any], sink: Any, arrived: Any = None) -> Any:
-        """A call answered with data."""
-
-    def push(self, name: str, arguments: dict[str, Any], items: Any, sink: Any = None, arrived: Any = None) -> Any:
-        """A call with data."""
 
 
 class Remote:
@@ -232,8 +219,3 @@ def checks_at(count: int) -> int:
 def frame_meta_bytes(slices: int, count: int) -> int:
     """Bytes of starts and checks of a frame."""
     return slices * (checks_at(count) + 8 * count)
-
-
-def memory_at(address: int, size: int) -> memoryview:
-    """Memory at an address, which the caller keeps."""
-    return memoryview((ctypes.c_char * size).from_address(address)).cast("B")

@@ -13,11 +13,12 @@ from tierstore.cache.block import encoder_of
 from tierstore.ringbuf.errors import CorruptionError, Expired, NotFound, TierstoreError
 
 from .manifest import BYTES
-from .names import PARTITIONS_MAX, Attempt, check_attempt, check_number
+from .names import PARTITIONS_MAX, Attempt, check_attempt, check_name, check_number
 from .output import Output, Piece, load_output
 from .receipt import Receipt
-from .registry import Registry
-from .remote import checks_at, frame_meta_bytes, memory_at
+from .registry import Registry, digest_of
+from .remote import checks_at, frame_meta_bytes
+from .replication import Receiver, memory_at
 
 # Slices are sent together until they are so many bytes, or so many slices.
 FRAME_BYTES = 8 << 20
@@ -48,17 +49,46 @@ class _Slice(NamedTuple):
 class Serving:
     """Handlers of calls from other nodes. Any thread."""
 
-    def __init__(self, registry: Registry):
-        self._registry = registry
+    def __init__(self, registry: Callable[[], Registry]):
+        self._find = registry
+
+    @property
+    def _registry(self) -> Registry:
+        return self._find()
 
     def handlers(self) -> dict[str, Callable[[Any], Any]]:
         """By name."""
-        return {"shuffle_describe": self.describe, "shuffle_fetch": self.fetch}
+        return {
+            "shuffle_describe": self.describe,
+            "shuffle_fetch": self.fetch,
+            "shuffle_store": lambda call: Receiver(self._registry).store(call),
+            "shuffle_touch": self.touch,
+            "shuffle_drop": self.drop,
+            "shuffle_end": self.end,
+        }
+
+    def _app(self, call: Call) -> str:
+        """The application that a call is about, if the caller may."""
+        app = check_name("app", call.argument("app", str))
+        digest = call.argument("digest", str, "") or digest_of(call.argument("secret", str, ""))
+        self._registry.authorize(app, digest)
+        return app
+
+    def touch(self, call: Call) -> None:
+        """Renew the lease of an application."""
+        self._app(call)
+
+    def drop(self, call: Call) -> int:
+        """Delete what is here of a shuffle."""
+        return self._registry.drop(self._app(call), call.argument("shuffle", int), everywhere=False)
+
+    def end(self, call: Call) -> int:
+        """Delete what is here of an application."""
+        return self._registry.end(self._app(call), everywhere=False)
 
     def _outputs(self, call: Call) -> tuple[list[Output | None], list[list[int]], list[list[Any]]]:
         """What was asked for and is here; begins; and [position, kind, reason] of what is not."""
-        app, shuffle = call.argument("app", str), call.argument("shuffle", int)
-        self._registry.authorize(app, call.argument("secret", str, ""))
+        app, shuffle = self._app(call), call.argument("shuffle", int)
         named = call.argument("outputs", list)
         if len(named) > OUTPUTS_MAX:
             raise ValueError(f"{len(named)} outputs in one request; at most {OUTPUTS_MAX}")

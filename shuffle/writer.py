@@ -21,9 +21,9 @@ from tierstore.cache.placing import put_batch, put_large_bytes, put_placed, room
 from tierstore.ringbuf import layout
 from tierstore.ringbuf.errors import Closed, Full, TierstoreError
 
+from . import partition as partitioning
 from .checks import partition_checks
 from .manifest import BYTES, ROWS, Manifest, Run
-from . import partition as partitioning
 from .receipt import Receipt
 from .run import RunPlan
 from .slices import byte_batch
@@ -273,7 +273,13 @@ class MapWriter:
         )
         self._done = "committed"
         self.partition_rows = manifest.partition_rows
-        self.receipt = Receipt(*self.name, rows=self._records, bytes=self._bytes, manifest_hash=manifest.hash, **answer)
+        self.receipt = Receipt(
+            *self.name,
+            rows=self._records,
+            bytes=self._bytes,
+            manifest_hash=manifest.hash,
+            **{**answer, "replicas": tuple(answer["replicas"])},
+        )
         return self.receipt
 
     def abort(self) -> None:

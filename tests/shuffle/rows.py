@@ -38,4 +38,4 @@ def expected(maps: Sequence[int], count: int = 5000) -> pa.Table:
 
 
 def keys_left(store: Store) -> list[str]:
-    return [key for key in store.keys("shuffle/")]
+    return list(store.keys("shuffle/"))
