@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from tierstore.ringbuf.jit import load, once
 
-MODULES = [f"tierstore.shuffle.kernels.{name}" for name in ("hashing", "scatter", "digest")]
+MODULES = [f"tierstore.shuffle.kernels.{name}" for name in ("hashing", "scatter", "digest", "order")]
 
 
 @once

@@ -27,6 +27,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from .native import address_of, kernels
+from .ordering import BYTES_DESCENDING, WORDS, Part, directions, leaves, ordered_type, parts_of, ranks, sort_rows
 from .physical import (
     Words,
     address,
@@ -36,11 +37,13 @@ from .physical import (
     number_dtype,
     numbers,
     plain_bytes,
+    refuse_key,
     storage,
     validity,
     wide_offsets,
     words_at,
 )
+from .taking import take
 
 PARTITIONS_MAX = 1 << 24
 NULL_WORD = 0x9FB21C651E98DF25
@@ -91,14 +94,6 @@ def check_keys(keys: Sequence[pa.Array]) -> int:
     if len(lengths) > 1:
         raise ValueError(f"key columns of different lengths: {sorted(lengths)}")
     return lengths.pop()
-
-
-def refuse_key(name: str, kind: pa.DataType) -> TypeError:
-    """The error for a column that cannot be a key."""
-    return TypeError(
-        f"{name} is of type {kind}, which cannot be partitioned by: use columns of plain values or structs of them, "
-        "for example a field of it, its length, or a hash or string of it that you compute first"
-    )
 
 
 def key_words(key: pa.Array, name: str) -> Iterator[Words]:
@@ -161,3 +156,95 @@ def _value_words(key: pa.Array, name: str) -> Words:
     else:
         raise refuse_key(name, kind)
     return words
+
+
+def range_partitions(
+    keys: Sequence[pa.Array],
+    bounds: Sequence[pa.Array],
+    descending: Sequence[bool] | None = None,
+    nulls_first: bool = False,
+) -> npt.NDArray[Any]:
+    """The partition of each row, by where it lies between bounds: the number of bounds that do not come after it.
+
+    keys:       key columns of equal length, most important first. Slices are fine.
+    bounds:     a column for each key: the split points, in order (sample_bounds() makes them). n make n + 1 partitions.
+    descending: for each key; None: all ascending. nulls_first: in all keys; else nulls come last. The order is that of
+                ordering.py: NaN after all numbers, text and binary values byte by byte.
+    Returns:    uint16[rows], or uint32[rows] for more than 65,536 partitions.
+    Cost:       per row about 5 ns for one number and 200 bounds; for text and several keys some times that.
+    Callers:    any thread; the interpreter lock is free most of the time.
+    Raises:     TypeError for a type without an order, or bounds of another type; ValueError for bounds that are not in
+                order, and for bad counts or lengths.
+    """
+    rows, count = check_keys(keys), check_keys(bounds)
+    check_partitions(count + 1)
+    along = directions(descending, len(keys))
+    ranges, sorted_so_far = _Ranges(rows, count), np.ones(max(count - 1, 0), bool)
+    for (leaf, name, key), (bound, _, _) in _paired_leaves(keys, bounds):
+        options = along[key], nulls_first, leaf.null_count > 0 or bound.null_count > 0
+        for mine, theirs in zip(parts_of(leaf, name, *options), parts_of(bound, name, *options), strict=True):
+            words = theirs.words if theirs.kind == WORDS else ranks(bound, theirs)
+            if (sorted_so_far & (words[:-1] > words[1:])).any():
+                raise ValueError("the bounds are not in the order asked for: sort them, with the same directions")
+            sorted_so_far &= words[:-1] == words[1:]
+            ranges.narrow(mine, theirs)
+    return ranges.numbers()
+
+
+def _paired_leaves(keys: Sequence[pa.Array], bounds: Sequence[pa.Array]) -> list[Any]:
+    """The plain columns of keys and bounds side by side."""
+    kinds = [[ordered_type(array.type) for array in arrays] for arrays in (keys, bounds)]
+    if kinds[0] != kinds[1]:
+        raise TypeError(
+            f"bounds of types {', '.join(kinds[1])} for keys of types {', '.join(kinds[0])}: cast the bounds"
+        )
+    names = [f"key {number}" for number in range(len(keys))]
+    return list(zip(leaves(keys, names), leaves(bounds, names), strict=True))
+
+
+class _Ranges:
+    """For each row the bounds that equal it so far: from lows to highs."""
+
+    def __init__(self, rows: int, count: int):
+        self._rows, self._count, self._started = rows, count, False
+        self._lows, self._highs = np.zeros(rows, np.uint32), np.full(rows, count, np.uint32)
+
+    def narrow(self, mine: Part, theirs: Part) -> None:
+        """Compare by one part more."""
+        native, lows, highs = kernels(), address_of(self._lows), address_of(self._highs)
+        if mine.kind != WORDS:
+            descending = int(mine.kind == BYTES_DESCENDING)
+            native.refine_bytes(mine.at, mine.data, self._rows, theirs.at, theirs.data, lows, highs, descending)
+        elif self._started:
+            native.refine_words(mine.at, self._rows, theirs.at, lows, highs)
+        else:
+            native.bisect(mine.at, self._rows, theirs.at, self._count, highs)
+            first = np.searchsorted(theirs.words, theirs.words).astype(np.uint32)
+            native.bisect_lows(mine.at, self._rows, theirs.at, address_of(first), lows, highs)
+        self._started = True
+
+    def numbers(self) -> npt.NDArray[Any]:
+        """The partition numbers."""
+        if self._count >= 1 << 16:
+            return self._highs
+        found = np.empty(self._rows, np.uint16)
+        kernels().narrow(address_of(self._highs), self._rows, address_of(found))
+        return found
+
+
+def sample_bounds(
+    keys: Sequence[pa.Array], partitions: int, descending: Sequence[bool] | None = None, nulls_first: bool = False
+) -> list[pa.Array]:
+    """Bounds that cut a sample of rows into parts of equal size: what range_partitions() takes.
+
+    keys:    key columns of the sample; 20 to 100 rows a partition make partitions that differ by a few percent.
+    Returns: partitions - 1 rows of each key, in order (fewer only if there are no rows: then none). A value that fills
+             several partitions is several bounds; all its rows go behind the last of them.
+    Cost:    a sort of the sample.
+    Source:  regular sampling, after Shi and Schaeffer, "Parallel sorting by regular sampling", 1992.
+    """
+    check_partitions(partitions)
+    rows = check_keys(keys)
+    order = sort_rows(keys, descending, nulls_first)
+    chosen = order[np.arange(1, partitions) * rows // partitions] if rows else order[:0]
+    return [take([key], key.type, pa.array(chosen)) for key in keys]

@@ -138,3 +138,11 @@ def words_at(words: npt.NDArray[Any]) -> int:
     """Address of an array that a kernel reads; refuses one with gaps."""
     assert words.flags.c_contiguous
     return address_of(words)
+
+
+def refuse_key(name: str, kind: pa.DataType) -> TypeError:
+    """The error for a column that cannot be a key."""
+    return TypeError(
+        f"{name} is of type {kind}, which cannot be partitioned by: use columns of plain values or structs of them, "
+        "for example a field of it, its length, or a hash or string of it that you compute first"
+    )

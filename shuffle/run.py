@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from .columns import Column, Places, column_of, fill_columns
 from .framing import FRAME_BYTES, padded, template
 from .native import address_of, kernels
 from .partition import check_partitions
 from .physical import holds, is_list_view, is_view
+from .taking import take
 
 ROWS_MAX = 1 << 31
 Numbers = npt.NDArray[Any]
@@ -47,14 +47,14 @@ class Order:
         self.rows = sum(len(array) for array in checked)
         if self.rows >= ROWS_MAX:
             raise ValueError(f"{self.rows:,} rows in one run: make runs of fewer than {ROWS_MAX:,}")
-        native, cursors = kernels(), np.zeros(partitions + 1, np.uint32)
+        native, cursors = kernels(), np.zeros(partitions, np.uint32)
         for array in checked:
             top = native.count_rows(address_of(array), len(array), array.itemsize == 4, partitions, address_of(cursors))
             if top >= partitions:
                 raise ValueError(f"partition number {top} of {partitions} partitions: numbers begin with 0")
         self.starts = np.zeros(partitions + 1, np.uint32)
-        np.cumsum(cursors[:-1], out=self.starts[1:])
-        cursors[:] = self.starts
+        np.cumsum(cursors, out=self.starts[1:])
+        cursors[:] = self.starts[:-1]
         self.places = Places([len(array) for array in checked])
         for number, array in enumerate(checked):
             place = self.places.of(number)
@@ -156,7 +156,7 @@ class RunPlan:
         columns = []
         for position, field in enumerate(self.schema):
             try:
-                columns.append(_take(self._chunks(position), field.type, sources))
+                columns.append(take(self._chunks(position), field.type, sources))
             except pa.ArrowInvalid as error:
                 raise ValueError(f"column {field.name!r} cannot be stored in one run: {error}") from error
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
@@ -164,49 +164,3 @@ class RunPlan:
 
 # Types whose buffers cannot be laid out before the rows are in order.
 _ELSEWHERE = (pa.types.is_dictionary, pa.types.is_union, pa.types.is_run_end_encoded, is_view, is_list_view)
-
-
-def _take(chunks: list[pa.Array], kind: pa.DataType, sources: pa.Array) -> pa.Array:
-    """Rows of concatenated chunks, in the order of sources."""
-    if isinstance(kind, pa.BaseExtensionType):
-        stored = _take([chunk.storage for chunk in chunks], kind.storage_type, sources)
-        return pa.ExtensionArray.from_storage(kind, stored)
-    if pa.types.is_run_end_encoded(kind):
-        plain = [pc.run_end_decode(chunk) for chunk in chunks]
-        return pc.run_end_encode(_take(plain, kind.value_type, sources), kind.run_end_type)
-    if is_list_view(kind):
-        large = pa.types.is_large_list_view(kind)
-        lists = (pa.large_list if large else pa.list_)(kind.value_field)
-        taken = _take([chunk.cast(lists) for chunk in chunks], lists, sources)
-        make = pa.LargeListViewArray if large else pa.ListViewArray
-        sizes = pc.list_value_length(taken).fill_null(0)
-        mask = taken.is_null() if taken.null_count else None
-        return make.from_arrays(taken.offsets.slice(0, len(taken)), sizes, taken.values, type=kind, mask=mask)
-    if pa.types.is_dictionary(kind) and any(chunk.dictionary.null_count for chunk in chunks):
-        chunks = [
-            chunk.dictionary_decode().dictionary_encode().cast(kind) for chunk in chunks
-        ]  # pyarrow unifies no nulls
-    plain_kind = _without_views(kind)
-    if plain_kind.equals(kind):
-        return pa.concat_arrays(chunks).take(sources)
-    return pa.concat_arrays([chunk.cast(plain_kind) for chunk in chunks]).take(sources).cast(kind)
-
-
-def _without_views(kind: pa.DataType) -> pa.DataType:
-    """The type with strings and binary values with offsets in place of views, at any depth."""
-    if is_view(kind):
-        return pa.large_binary() if pa.types.is_binary_view(kind) else pa.large_string()
-
-    def field(number: int) -> pa.Field:
-        inner = kind.field(number)
-        return inner.with_type(_without_views(inner.type))
-
-    if pa.types.is_struct(kind):
-        return pa.struct([field(number) for number in range(kind.num_fields)])
-    if pa.types.is_map(kind):
-        return pa.map_(_without_views(kind.key_type), kind.item_field.with_type(_without_views(kind.item_type)))
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(field(0), kind.list_size)
-    if pa.types.is_large_list(kind):
-        return pa.large_list(field(0))
-    return pa.list_(field(0)) if pa.types.is_list(kind) else kind

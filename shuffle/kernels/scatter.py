@@ -43,22 +43,26 @@ SHORT_BYTES = 64
 
 @kernel(nogil=True)
 def count_rows(numbers, rows, wide, partitions, counts):
-    """Add the rows of each partition to counts, u4[partitions + 1]; the last one counts numbers that are too large.
+    """Add the rows of each partition to counts, u4[partitions], if all numbers are below ``partitions``.
 
     numbers: u2[rows], or u4[rows] if wide. Returns the largest of them, -1 without rows.
     """
     top = -1
     if wide > 0:
         for row in range(rows):
+            top = max(top, get32(numbers, row))
+    else:
+        for row in range(rows):
+            top = max(top, get16(numbers, row))
+    if top >= partitions:
+        return top
+    if wide > 0:
+        for row in range(rows):
             number = get32(numbers, row)
-            top = max(top, number)
-            number = min(number, partitions)
             put32(counts, number, get32(counts, number) + 1)
     else:
         for row in range(rows):
             number = get16(numbers, row)
-            top = max(top, number)
-            number = min(number, partitions)
             put32(counts, number, get32(counts, number) + 1)
     return top
 
