@@ -151,15 +151,24 @@ class ShuffleReader:
     def pieces(self, first: int, last: int) -> Iterator[Piece]:
         """The rows of a range of partitions, run by run. Those of one attempt are in order; of several, if ordered."""
         fetches: dict[Remote, Fetch] = {}
+        self._read.clear()
         try:
-            for remote in dict.fromkeys(s for s in self._sources.values() if isinstance(s, Remote)):
-                receipts = [r for r in self._receipts if self._sources[r] is remote]
-                fetches[remote] = Fetch(remote, receipts, first, last, self._verify)
+            for remote in self._remotes():
+                fetches[remote] = self._fetch(remote, first, last, {})
             for receipt in self._order():
                 yield from self._pieces_of(receipt, first, last, fetches)
+                self._read.add(receipt)
         finally:
             for fetch in fetches.values():
                 fetch.stop()
+
+    def _remotes(self) -> list[Remote]:
+        return list(dict.fromkeys(source for source in self._sources.values() if isinstance(source, Remote)))
+
+    def _fetch(self, remote: Remote, first: int, last: int, begins: dict[Receipt, int]) -> Fetch:
+        """All that is still to be read from a node, in the order in which it will be read; from which runs on."""
+        left = [r for r in self._order() if self._sources[r] is remote and r not in self._read]
+        return Fetch(remote, [(r, begins.get(r, 0)) for r in left], first, last, self._verify)
 
     def _order(self) -> list[Receipt]:
         """Receipts in the order in which they are read: where that is free, this node's while others are on the way."""
@@ -176,20 +185,18 @@ class ShuffleReader:
                 if isinstance(source, Output):
                     pieces = source.pieces(first, last, done, self._verify)
                 else:
-                    fetch = fetches.get(source)
-                    if fetch is None:
-                        fetch = fetches[source] = Fetch(source, [receipt], first, last, self._verify, done)
-                    pieces = fetch.pieces(receipt)
+                    if source not in fetches:
+                        fetches[source] = self._fetch(source, first, last, {receipt: done})
+                    pieces = fetches[source].pieces(receipt)
                 for piece in pieces:
                     yield piece
                     done = piece.sequence + 1
-                self._read.add(receipt)
                 return
             except (NotFound, CorruptionError, PeerLost) as error:
                 gone = [receipt]
                 if isinstance(source, Remote):  # what else was expected of it is asked for elsewhere at once
                     gone += [
-                        r for r in self._receipts if self._sources[r] is source and r not in (self._read | {receipt})
+                        r for r in self._receipts if self._sources[r] is source and r not in self._read and r != receipt
                     ]
                 self._reasons.update(dict.fromkeys(gone, error))
                 self._sources.update(self._find(gone))

@@ -76,25 +76,21 @@ class _Frame(NamedTuple):
 
 
 class Fetch:
-    """One stream from a node, received by a thread of its own, at most AHEAD_FRAMES ahead. One reader."""
+    """One stream from a node, received by a thread of its own, at most AHEAD_FRAMES ahead. One reader.
 
-    def __init__(
-        self, remote: Remote, receipts: Sequence[Receipt], first: int, last: int, verify: bool, begin: int = 0
-    ):
-        self._remote, self._receipts, self._first, self._last, self._verify = (
-            remote,
-            list(receipts),
-            first,
-            last,
-            verify,
-        )
+    outputs: attempts, in the order in which they will be read, and from which of their runs on.
+    """
+
+    def __init__(self, remote: Remote, outputs: Sequence[tuple[Receipt, int]], first: int, last: int, verify: bool):
+        self._remote, self._first, self._last, self._verify = remote, first, last, verify
+        self._receipts = [receipt for receipt, _ in outputs]
         self._buffers = remote.shuffle.buffers
         self._frames: queue.Queue[_Frame | Exception | None] = queue.Queue(AHEAD_FRAMES)
         self._stopped = threading.Event()
         self._held: list[tuple[int, Piece]] = []
         self._over: Exception | bool = False
         self._memory: tuple[Lent, int] | None = None
-        arguments = {**remote.request([(r, begin) for r in receipts]), "first": first, "last": last}
+        arguments = {**remote.request(outputs), "first": first, "last": last}
         self._thread = threading.Thread(target=self._run, args=[arguments], name="tierstore-fetch", daemon=True)
         self._thread.start()
 

@@ -152,7 +152,7 @@ _TERMS: list[tuple[str, Callable[..., Any]]] = [
 
 def ranked(key: str, nodes: list[str]) -> list[str]:
     """Nodes for a key, best first: rendezvous hashing, see cache/columns/placement.py."""
-    return sorted(nodes, key=lambda node: xxhash.xxh3_64_intdigest(f"{node} {key}"), reverse=True)
+    return sorted(nodes, key=lambda node: xxhash.xxh3_64_intdigest(f"{node} {key}".encode()), reverse=True)
 
 
 def memory_at(address: int, size: int) -> memoryview:

@@ -21,9 +21,9 @@ from tierstore.cache.placing import put_batch, put_large_bytes, put_placed, room
 from tierstore.ringbuf import layout
 from tierstore.ringbuf.errors import Closed, Full, TierstoreError
 
-from . import partition as partitioning
 from .checks import partition_checks
 from .manifest import BYTES, ROWS, Manifest, Run
+from .partition import hash_partitions, range_partitions
 from .receipt import Receipt
 from .run import RunPlan
 from .slices import byte_batch
@@ -85,7 +85,7 @@ class MapWriter:
             )
         for batch in _batches(data):
             if by is not None:
-                ids = partitioning.hash_partitions([_column(batch, name) for name in by], self._shuffle.partitions)
+                ids = hash_partitions([_column(batch, name) for name in by], self._shuffle.partitions)
             else:
                 assert by_range is not None
                 if by_range.num_rows != self._shuffle.partitions - 1:
@@ -95,7 +95,7 @@ class MapWriter:
                     )
                 bounds = [_whole(by_range.column(name)) for name in by_range.schema.names]
                 keys = [_column(batch, name) for name in by_range.schema.names]
-                ids = partitioning.range_partitions(keys, bounds, descending=descending, nulls_first=nulls_first)
+                ids = range_partitions(keys, bounds, descending=descending, nulls_first=nulls_first)
             self._add(batch, ids)
 
     def write_partition(self, partition: int, data: pa.RecordBatch | pa.Table) -> None:
