@@ -101,7 +101,7 @@ def survey(config: StoreConfig, timeout_s: float) -> list[dict[str, Any]]:
         except OSError as error:
             asked.append((node, None, f"the name cannot be looked up now ({error.strerror})"))
     with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
-        return list(pool.map(lambda entry: _ask(*entry, security, timeout_s), asked))
+        return list(pool.map(lambda entry: _ask(entry[0], entry[1], entry[2], security, timeout_s), asked))
 
 
 def _ask(node: str, address: Address | None, trouble: str, security: Security, timeout_s: float) -> dict[str, Any]:
@@ -109,18 +109,14 @@ def _ask(node: str, address: Address | None, trouble: str, security: Security, t
     row |= {"store_id": None, "epoch": None, "latency_ms": None, "error": trouble or None}
     if address is None:
         return row
-    peer = None
     try:
-        peer = Peer(address, security, timeout_s)
-        peer.call("ping")
-        began = time.perf_counter()
-        answer = peer.call("ping")
-        latency = (time.perf_counter() - began) * 1e3
+        with Peer(address, security, timeout_s) as peer:
+            peer.call("ping")
+            began = time.perf_counter()
+            answer = peer.call("ping")
+            latency = (time.perf_counter() - began) * 1e3
         row |= {"reachable": True, "latency_ms": round(latency, 3)}
         row |= {key: answer.get(key) for key in ("version", "store_id", "epoch")}
     except TierstoreError as error:
         row["error"] = str(error)
-    finally:
-        if peer is not None:
-            peer.close()
     return row

@@ -57,7 +57,7 @@ class Peer:
         self.security, self.timeout_s, self.connections_max = security, timeout_s, connections_max
         check_pairs(security)
         self._context = security.client_context()
-        self._requests = itertools.count(1)
+        self._requests = itertools.count()
         self._closed = False
         self._reset()
 
@@ -94,6 +94,12 @@ class Peer:
         """
         return self._exchange(_Exchange(name, arguments, self.timeout_s, items, sink, arrived))
 
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Close what is kept; connections in use are closed as their calls end."""
         self._closed = True
@@ -115,10 +121,11 @@ class Peer:
         try:
             stream = self._take_kept()
             if stream is not None:
+                before = stream.bytes_in
                 try:
                     return self._run(stream, exchange)
                 except PeerLost:
-                    if exchange.begun or stream.silent:
+                    if exchange.begun or stream.silent or stream.bytes_in != before:
                         raise
                     self._drop_kept()  # the others are of the same age
             return self._run(self._connect(), exchange)
@@ -187,8 +194,9 @@ class Peer:
             try:
                 stream.send(AUTH, 0, body)
             except PeerLost:
-                if not _reason_waits(stream):
+                if stream.silent:
                     raise
+                wait_s = LATE_S  # it hung up, perhaps with a reason
             answer = stream.receive((REPLY, ERROR), wait_s=wait_s)
         except PeerLost as lost:
             # Under TLS 1.3 the daemon looks at our certificate when for us the handshake is over.
@@ -201,7 +209,7 @@ class Peer:
         if answer.body.get("kind") == "PermissionError":
             allowed = f"a file with the token of the daemon at {self.address}, which refused this one: {message}"
             raise ConfigError("token_file", self.security.token_file, allowed)
-        _raise(answer, f"{self.address}: ")
+        _raise(answer, f" (the daemon at {self.address})")
 
     def _why_not(self, error: OSError, wait_s: float) -> str:
         if isinstance(error, socket.gaierror):
@@ -219,7 +227,7 @@ class Peer:
 class _Exchange:
     """One call on the way.
 
-    begun: something of it cannot be done again: an answer arrived, or an item was taken. in_step: the connection can carry
+    begun: it cannot be done again: an answer arrived, or an item was taken. in_step: the connection can carry
     another call.
     """
 
@@ -284,9 +292,7 @@ def _reason_waits(stream: Stream) -> bool:
 
 def _raise(answer: Frame, where: str = "") -> None:
     """Raise what an ERROR says. A ProtocolError is one here too."""
-    body = {**answer.body}
-    if where and isinstance(body.get("message"), str):
-        body["message"] = where + body["message"]
+    body = answer.body | {key: f"{answer.body[key]}{where}" for key in ("message", "allowed") if key in answer.body}
     if body.get("kind") == "ProtocolError":
         raise ProtocolError(str(body.get("message")))
     protocol.raise_error(body)

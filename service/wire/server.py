@@ -38,6 +38,7 @@ log = logging.getLogger("tierstore")
 
 BACKLOG = 512
 LOG_LINES = 20  # a minute, of failed authentications
+ROOM_S = 1.0
 STOP_S = 10.0
 Handler = Callable[[Call], Any]
 
@@ -81,7 +82,7 @@ class Listener:
         except ConfigError:
             self._socket.close()
             raise
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()  # notified when a thread ends
         self._strangers: dict[int, Stream] = {}  # by number, the oldest first
         self._peers: dict[int, Stream] = {}
         self._threads: dict[int, threading.Thread] = {}
@@ -151,14 +152,18 @@ class Listener:
             self._begin(connection)
 
     def _begin(self, connection: socket.socket) -> None:
-        """Give a new connection a thread, if there is room."""
+        """Give a new connection a thread; the oldest stranger makes room for it."""
         stream = Stream(connection, peer_name(connection), self.config.auth_s)
         with self._lock:
-            oldest = None
-            if len(self._strangers) >= self.config.strangers_max:
-                oldest = self._strangers.pop(next(iter(self._strangers)))
-            # Those made to leave need a moment for it; nobody is taken meanwhile if they are too many.
-            room = len(self._threads) < self.config.connections_max + 2 * self.config.strangers_max
+            full = len(self._strangers) >= self.config.strangers_max
+            oldest = self._strangers.pop(next(iter(self._strangers))) if full else None
+        if oldest is not None:
+            oldest.abort()
+        with self._lock:
+            most = (
+                self.config.connections_max + 2 * self.config.strangers_max
+            )  # those who make room need a moment for it
+            room = self._lock.wait_for(lambda: len(self._threads) < most or self._stopping.is_set(), ROOM_S)
             self._counters["accepted" if room else "refused"] += 1
             if room:
                 self._numbers += 1
@@ -168,8 +173,6 @@ class Listener:
                     target=self._run, args=(number, connection, stream), name=f"tierstore-peer-{number}", daemon=True
                 )
                 self._threads[number] = thread
-        if oldest is not None:
-            oldest.abort()
         if not room:
             stream.close()
             return
@@ -198,6 +201,7 @@ class Listener:
             self._strangers.pop(number, None)
             self._peers.pop(number, None)
             self._threads.pop(number, None)
+            self._lock.notify_all()
             self._counters["bytes_in"] += stream.bytes_in
             self._counters["bytes_out"] += stream.bytes_out
 
@@ -216,7 +220,7 @@ class Listener:
             return self._refuse(stream, 0, protocol.error_body(error))
         if not self.config.security.accepts(frame.body.get("token")):
             self._complaints.say("%s failed to authenticate: its token is not the daemon's", stream.peer)
-            self._stopping.wait(self.config.failed_delay_s)
+            stream.aborted.wait(self.config.failed_delay_s)
             refusal = {"kind": "PermissionError", "message": "the token is missing or not the daemon's (token_file)"}
             return self._refuse(stream, frame.request, refusal)
         with self._lock:
@@ -243,6 +247,7 @@ class Listener:
             self._complaints.say("%s failed in the TLS handshake: %s", stream.peer, error)
             with self._lock:
                 self._counters["refused"] += 1
+            stream.farewell()  # OpenSSL has sent the reason
             return False
         return True
 

@@ -42,7 +42,7 @@ class Stream:
     """A connected socket, plain or TLS, that speaks frames. Who makes it closes it.
 
     peer: "host:port" of the other side, for messages. broken: nothing more can be sent or received in step.
-    silent: it was a time-out that broke it.
+    silent: it was a time-out that broke it. aborted: set by abort(), for who waits for something else than the connection.
     """
 
     def __init__(self, connection: socket.socket, peer: str, silence_s: float = SILENCE_S):
@@ -50,9 +50,9 @@ class Stream:
         self.tls = isinstance(connection, ssl.SSLSocket)
         self.silence_s = silence_s
         self.broken = self.silent = False
+        self.aborted = threading.Event()
         self.bytes_in = self.bytes_out = 0
         self._connection = connection
-        self._aborted = False
         self._waits: float | None = -1.0
         self._header = bytearray(HEADER.size)
         self._header_have = 0  # bytes of the next header that were there when answered() looked
@@ -291,7 +291,7 @@ class Stream:
         """Go on under TLS: the same connection, wrapped, before its handshake. Raises OSError as the handshake does."""
         with self._closing:
             self._connection, self.tls, self._waits = connection, True, handshake_s
-            if self._aborted or self.broken:
+            if self.aborted.is_set() or self.broken:
                 raise ConnectionAbortedError("the connection was ended meanwhile")
         connection.settimeout(handshake_s)
         connection.do_handshake()
@@ -299,7 +299,7 @@ class Stream:
     def abort(self) -> None:
         """End what another thread waits for on this connection, now and later."""
         with self._closing, contextlib.suppress(OSError):
-            self._aborted = True
+            self.aborted.set()
             # Not the TLS socket's own shutdown(): that would take the TLS state away under the other thread.
             socket.socket.shutdown(self._connection, socket.SHUT_RDWR)
 
