@@ -253,7 +253,7 @@ def open_config(config: StoreConfig, tiers: Sequence[Callable[[int], Tier]] = ()
     """An embedded store of a checked configuration, with more tiers if there are any."""
     from dataclasses import replace
 
-    from tierstore.cache.embedded import open_embedded
+    from tierstore.cache.embedded import EmbeddedControl, open_embedded
     from tierstore.shuffle.late import Late
 
     from .layout import engine_config, mark_ephemeral, remove_dead
@@ -264,12 +264,14 @@ def open_config(config: StoreConfig, tiers: Sequence[Callable[[int], Tier]] = ()
     made = engine_config(config)
     made.arenas = sorted([*made.arenas, *(make(made.segment_bytes) for make in tiers)], key=lambda tier: tier.kind)
     mark_ephemeral(made.folder, [])
-    store = open_embedded(made, Store)
-    nodes, requests = Nodes(config), store._control.requests
-    requests.at_close.append(nodes.close)
-    Late(store._control.engine, requests, nodes)
-    store.use(config)
-    return store
+
+    def store(session: Session, control: EmbeddedControl, pools: dict[str, int]) -> Store:
+        nodes = Nodes(config)
+        control.requests.at_close.append(nodes.close)
+        Late(control.engine, control.requests, nodes)
+        return Store(session, control, pools, config)
+
+    return open_embedded(made, store)
 
 
 __all__ = ["connect", "open", "open_config"]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from tierstore.cache.store import Control
 from tierstore.cache.store import Store as CacheStore
+from tierstore.ringbuf.client import Session
 
 if TYPE_CHECKING:
     from tierstore.shuffle.handle import Shuffle
@@ -16,12 +19,11 @@ if TYPE_CHECKING:
 class Store(CacheStore):
     """All tiers of one node, seen from one process; see tierstore.cache.store."""
 
-    _config: StoreConfig | None = None
-    _nodes: Nodes | None = None
-
-    def use(self, config: StoreConfig) -> None:
-        """The configuration to reach other nodes with; default: what load_config() finds."""
+    def __init__(self, session: Session, control: Control, pools: Mapping[str, int], config: StoreConfig | None = None):
+        """config: to reach other nodes with; default: what load_config() finds."""
+        super().__init__(session, control, pools)
         self._config = config
+        self._nodes: Nodes | None = None
 
     def shuffle(
         self,

@@ -79,3 +79,21 @@ class Gone:
     def reason(self, app: str, shuffle: int | None = None) -> str | None:
         """Why it is gone, None if that is not known."""
         return self._reasons.get((app, shuffle))
+
+
+def listing(apps: dict[str, App], now: float) -> list[dict[str, Any]]:
+    """Applications, their shuffles and what these hold, as plain values."""
+    return [
+        {
+            "app": name,
+            "lease_s": app.lease_s,
+            "lease_left_s": round(app.until - now, 1),
+            "quota_bytes": app.quota_bytes,
+            "used_bytes": app.used(),
+            "shuffles": [
+                {"shuffle": number, "partitions": attempts.partitions, **attempts.summary()}
+                for number, attempts in sorted(app.shuffles.items())
+            ],
+        }
+        for name, app in sorted(apps.items())
+    ]

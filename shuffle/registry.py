@@ -24,7 +24,7 @@ from tierstore.cache.requests import Requests
 from tierstore.ringbuf.errors import Conflict, Expired, Full, NotFound, Refused
 
 from . import manifest as manifests
-from .apps import App, Attempts, Gone, State
+from .apps import App, Attempts, Gone, State, listing
 from .names import (
     CALLS,
     PARTITIONS_MAX,
@@ -384,21 +384,7 @@ class Registry:
     def list(self) -> list[dict[str, Any]]:
         """Applications, their shuffles and what these hold."""
         with self._turn:
-            now = self._now()
-            return [
-                {
-                    "app": name,
-                    "lease_s": app.lease_s,
-                    "lease_left_s": round(app.until - now, 1),
-                    "quota_bytes": app.quota_bytes,
-                    "used_bytes": app.used(),
-                    "shuffles": [
-                        {"shuffle": number, "partitions": attempts.partitions, **attempts.summary()}
-                        for number, attempts in sorted(app.shuffles.items())
-                    ],
-                }
-                for name, app in sorted(self._apps.items())
-            ]
+            return listing(self._apps, self._now())
 
 
 def digest_of(secret: str) -> str:

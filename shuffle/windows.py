@@ -33,7 +33,7 @@ def by_partition(
         for partition in range(partitions):
             yield partition, [rows for piece in pieces if (rows := _slice(piece, partition, partition + 1)).num_rows]
         return
-    rows = sum(np.diff(piece.starts.astype("i8")) for piece in pieces)
+    rows = np.sum([np.diff(piece.starts.astype("i8")) for piece in pieces], axis=0)
     size_of_row = total / max(1, int(rows.sum()))
     ends = np.cumsum(rows * size_of_row)
     first = 0

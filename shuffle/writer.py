@@ -43,7 +43,7 @@ class MapWriter:
     """Writes one attempt. Callers: one thread. Nothing can be read before close(); abort() or an exception drops all.
 
     schema: of the rows; default: of the first batch.  durable: close() returns only when all would survive power loss.
-    receipt: after close().  partition_rows: after close(), rows (for bytes: bytes) of each partition.
+    partition_rows: after close(), rows (for bytes: bytes) of each partition.
     """
 
     def __init__(self, shuffle: Shuffle, map_index: int, attempt: str, schema: pa.Schema | None, durable: bool):
@@ -59,7 +59,7 @@ class MapWriter:
         self._bytes = 0
         self._runs: list[Run] = []
         self._done = ""
-        self.receipt: Receipt | None = None
+        self._receipt: Receipt | None = None
         self.partition_rows: np.ndarray | None = None
 
     # --- rows -----------------------------------------------------------------------------------------------------------------
@@ -254,8 +254,8 @@ class MapWriter:
 
         Cost: one call to the daemon besides the last run.
         """
-        if self.receipt is not None:
-            return self.receipt
+        if self._receipt is not None:
+            return self._receipt
         self._check_open()
         self._flush()
         manifest = Manifest(
@@ -273,14 +273,23 @@ class MapWriter:
         )
         self._done = "committed"
         self.partition_rows = manifest.partition_rows
-        self.receipt = Receipt(
+        self._receipt = Receipt(
             *self.name,
             rows=self._records,
             bytes=self._bytes,
             manifest_hash=manifest.hash,
             **{**answer, "replicas": tuple(answer["replicas"])},
         )
-        return self.receipt
+        return self._receipt
+
+    @property
+    def receipt(self) -> Receipt:
+        """What readers need. Raises Closed before the attempt is committed."""
+        if self._receipt is None:
+            raise Closed(
+                f"attempt {self.name.attempt!r} of map {self.name.map_index} is not committed; close() does that"
+            )
+        return self._receipt
 
     def abort(self) -> None:
         """Drop what was written. Nothing to do after close()."""
