@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from tierstore.cache.buffers import Buffers
+from tierstore.cache.lean import Lean
 from tierstore.cache.store import Store
 from tierstore.ringbuf.errors import NotFound, TierstoreError
 
@@ -53,6 +54,7 @@ class Shuffle:
     ):
         self.store, self.app, self.number, self.partitions, self.pool = store, app, number, partitions, pool
         self.secret, self._network, self.buffers = secret, network or Alone(), Buffers()
+        self._lean = Lean(store)
         check_name("app", app)
         check_number("shuffle", number)
         store._pool(pool)
@@ -78,7 +80,7 @@ class Shuffle:
 
     def output(self, receipt: Receipt) -> Output:
         """The output of an attempt on this node. Raises NotFound, CorruptionError."""
-        output = load_output(self.store, receipt, self.manifests.get(receipt))
+        output = load_output(self._lean, receipt, self.manifests.get(receipt))
         with self._turn:
             self.manifests[receipt] = output.manifest
             while len(self.manifests) > MANIFESTS_MAX:

@@ -20,6 +20,7 @@ from typing import Any
 
 from tierstore.cache.engine import Engine
 from tierstore.cache.inside import root_of, store_inside
+from tierstore.cache.lean import Lean
 from tierstore.cache.requests import Requests
 from tierstore.ringbuf.errors import Conflict, Expired, Full, NotFound, Refused
 
@@ -64,6 +65,7 @@ class Registry:
         self._requests, self._now, self._network = requests, now, network or Alone()
         self._replicator = Replicator(self, self._network)
         self.store = store_inside(engine, requests)
+        self.lean = Lean(self.store)
         self._turn = threading.RLock()
         self._gone = Gone()
         self._step = engine.mutator.trap
