@@ -327,6 +327,7 @@ for command in (
     columns_commands.evict,
     network_commands.peers,
     shuffle_commands.shuffle,
+    shuffle_commands.drain,
 ):
     main.add_command(command)
 
