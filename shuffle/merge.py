@@ -53,21 +53,21 @@ def merge_sorted(
 
 
 class _Segment:
-    """One batch of an input. first: the first row that was not given out yet; next: the next one to pick."""
+    """One batch of an input. first: the first row that was not given out yet; next: the next to pick, once known."""
 
     def __init__(self, number: int, batch: pa.RecordBatch):
         self.number, self.batch = number, batch
         self.first, self.next = 0, 0
         self.parts: list[Part] = []
 
-    @property
-    def finished(self) -> bool:
-        """Whether all rows were picked."""
-        return self.next == int(self.batch.num_rows)
-
 
 class _Merge:
-    """The state of one merge. segments: the batches being read, and those that still have rows to give out."""
+    """The state of one merge.
+
+    segments: the batches being read, and those that still have rows to give out.
+    live:     of every input, the segment being read; -1 at its end. rows: (next row, end) of it, (0, 0) at its end.
+    picked:   (segment, row) of the rows to give out next, the first ``count`` of them.
+    """
 
     def __init__(
         self,
@@ -83,21 +83,25 @@ class _Merge:
         self._schema: pa.Schema | None = None
         self._nullable: list[bool] = []
         self._segments: list[_Segment] = []
-        self._live: list[int] = []  # of the segments being read, in the order of the inputs
-        self._picked = np.empty((batch_rows, 2), np.int64)  # (segment, row)
+        self._live = np.full(len(readers), -1, np.int64)
+        self._rows = np.zeros((len(readers), 2), np.int64)
+        self._kinds = np.empty(0, np.int64)
+        self._places = np.zeros((len(readers), 0, 2), np.int64)  # of the parts of every input
+        self._tree = np.empty(2 * len(readers), np.int64)
+        self._picked = np.empty((batch_rows, 2), np.int64)
         self._count = 0
 
     def run(self) -> Iterator[pa.RecordBatch]:
         """The output."""
         for number in range(len(self._readers)):
             self._read(number, None)
-        while self._live:
-            self._pick()
-            for position in reversed(range(len(self._live))):
-                segment = self._segments[self._live[position]]
-                if segment.finished:
-                    del self._live[position]
-                    self._read(segment.number, segment)
+        while (self._live >= 0).any():
+            ended = self._pick()
+            if ended >= 0:
+                before = self._segments[int(self._live[ended])]
+                before.next = int(self._rows[ended, 0])
+                self._live[ended], self._rows[ended] = -1, 0
+                self._read(ended, before)
             if self._count == len(self._picked):
                 yield self._output()
         if self._count:
@@ -119,11 +123,9 @@ class _Merge:
             raise ValueError(f"input {number} has another schema:\n{batch.schema}\nthe first has\n{self._schema}")
         if before is not None:
             self._check_border(number, before.batch, batch)
-        segment = _Segment(number, batch)
-        self._find_parts(segment)
-        place = sum(self._segments[i].number < number for i in self._live)
-        self._live.insert(place, len(self._segments))
-        self._segments.append(segment)
+        self._live[number], self._rows[number] = len(self._segments), (0, batch.num_rows)
+        self._segments.append(_Segment(number, batch))
+        self._find_parts(self._segments[-1])
 
     def _find_parts(self, segment: _Segment) -> None:
         """The keys of a segment as parts; if it is the first with nulls in a key, those of the others again."""
@@ -131,9 +133,15 @@ class _Merge:
         known = self._nullable or [False] * len(found)
         self._nullable = [leaf.null_count > 0 or had for (leaf, _, _), had in zip(found, known, strict=True)]
         segment.parts = self._parts(found, self._nullable)
-        if self._nullable != known:
-            for other in (self._segments[i] for i in self._live):
+        renewed = [segment]
+        if self._nullable != known or not len(self._kinds):
+            renewed = [self._segments[i] for i in self._live.tolist() if i >= 0]
+            for other in renewed:
                 other.parts = self._parts(self._leaves(other.batch), self._nullable)
+            self._kinds = np.array([part.kind for part in segment.parts], np.int64)
+            self._places = np.zeros((len(self._readers), len(self._kinds), 2), np.int64)
+        for other in renewed:
+            self._places[other.number] = [(part.at, part.data) for part in other.parts]
 
     def _leaves(self, batch: pa.RecordBatch) -> list[Leaf]:
         return leaves([batch.column(name) for name in self._names], [f"column {name!r}" for name in self._names])
@@ -151,54 +159,59 @@ class _Merge:
         columns = [take(column.chunks, column.type, rows) for column in edge.columns]
         found = self._leaves(pa.RecordBatch.from_arrays(columns, schema=edge.schema))
         parts = self._parts(found, [leaf.null_count > 0 for leaf, _, _ in found])
-        self._merge([parts], np.array([[0, 2]], np.int64), np.empty((2, 2), np.int64), [number])
+        kinds = np.array([part.kind for part in parts], np.int64)
+        places = np.array([[(part.at, part.data) for part in parts]], np.int64)
+        picked = np.empty((2, 2), np.int64)
+        if _merge(kinds, places, np.array([[0, 2]], np.int64), np.empty(2, np.int64), picked) < 0:
+            raise self._unsorted(number)
+
+    def _unsorted(self, number: int) -> ValueError:
+        return ValueError(
+            f"input {number} is not sorted by {', '.join(self._names)}: sort its rows, with the same directions and place "
+            "of nulls"
+        )
 
     # --- rows -------------------------------------------------------------------------------------------------------------
 
-    def _pick(self) -> None:
-        """Note rows until a segment is at its end or the output is full."""
-        live = [self._segments[i] for i in self._live]
-        rows = np.array([[segment.next, segment.batch.num_rows] for segment in live], np.int64)
+    def _pick(self) -> int:
+        """Pick rows until a batch is at its end or the output is full; the input whose batch is at its end, or -1."""
         room = self._picked[self._count :]
-        count = self._merge([segment.parts for segment in live], rows, room, [segment.number for segment in live])
-        room[:count, 0] = np.array(self._live)[room[:count, 0]]
-        for segment, end in zip(live, rows[:, 0].tolist(), strict=True):
-            segment.next = end
-        self._count += count
-
-    def _merge(self, parts: list[list[Part]], rows: Pairs, room: Pairs, numbers: list[int]) -> int:
-        """Call the kernel; how many rows it noted."""
-        kinds = np.array([part.kind for part in parts[0]], np.int64)
-        inputs = np.array([[(part.at, part.data) for part in mine] for mine in parts], np.int64)
-        tree, sizes = np.empty(len(parts), np.int64), (len(kinds), len(parts), len(room))
-        at = [address_of(array) for array in (kinds, inputs, rows, tree, room)]
-        count = int(kernels().merge(at[0], sizes[0], at[1], at[2], sizes[1], at[3], at[4], sizes[2]))
+        count = _merge(self._kinds, self._places, self._rows, self._tree, room)
         if count < 0:
-            raise ValueError(
-                f"input {numbers[-1 - count]} is not sorted by {', '.join(self._names)}: sort its rows, with the same "
-                "directions and place of nulls"
-            )
-        return count
+            raise self._unsorted(-1 - count)
+        last = int(room[count - 1, 0])
+        room[:count, 0] = self._live[room[:count, 0]]
+        self._count += count
+        return last if self._rows[last, 0] == self._rows[last, 1] else -1
 
     def _output(self) -> pa.RecordBatch:
-        """The rows noted, as a batch; forgets them, and the segments that have no others."""
+        """The rows picked, as a batch; forgets them, and the segments that have no others."""
         assert self._schema is not None
-        lengths = np.array([segment.next - segment.first for segment in self._segments], np.int64)
-        firsts = np.array([segment.first for segment in self._segments], np.int64)
-        slices = [s.batch.slice(s.first, s.next - s.first) for s in self._segments if s.next > s.first]
+        live = self._live >= 0
+        for number in np.flatnonzero(live).tolist():
+            self._segments[int(self._live[number])].next = int(self._rows[number, 0])
+        used = [segment for segment in self._segments if segment.next > segment.first]
+        slices = [segment.batch.slice(segment.first, segment.next - segment.first) for segment in used]
         if len(slices) == 1:
             made = slices[0]
         else:
-            shifts = np.cumsum(lengths) - lengths - firsts
+            lengths = np.array([segment.next - segment.first for segment in self._segments], np.int64)
+            shifts = np.cumsum(lengths) - lengths - [segment.first for segment in self._segments]
             picked = self._picked[: self._count]
             rows = pa.array((picked[:, 1] + shifts[picked[:, 0]]).astype(np.uint32))
             columns = [
                 take([part.column(i) for part in slices], field.type, rows) for i, field in enumerate(self._schema)
             ]
             made = pa.RecordBatch.from_arrays(columns, schema=self._schema)
-        self._segments = [self._segments[i] for i in self._live]
-        self._live = list(range(len(self._segments)))
+        self._segments = [self._segments[i] for i in self._live[live].tolist()]
+        self._live[live] = np.arange(len(self._segments))
         for segment in self._segments:
             segment.first = segment.next
         self._count = 0
         return made
+
+
+def _merge(kinds: Pairs, places: Pairs, rows: Pairs, tree: Pairs, picked: Pairs) -> int:
+    """Call the kernel; how many rows it picked."""
+    at = [address_of(array) for array in (kinds, places, rows, tree, picked)]
+    return int(kernels().merge(at[0], len(kinds), at[1], at[2], len(rows), at[3], at[4], len(picked)))

@@ -27,7 +27,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from .native import address_of, kernels
-from .ordering import BYTES_DESCENDING, WORDS, Part, directions, leaves, ordered_type, parts_of, ranks, sort_rows
+from .ordering import BYTES_DESCENDING, Part, directions, leaves, ordered_type, parts_of, ranks, sort_rows
 from .physical import (
     Words,
     address,
@@ -183,7 +183,7 @@ def range_partitions(
     for (leaf, name, key), (bound, _, _) in _paired_leaves(keys, bounds):
         options = along[key], nulls_first, leaf.null_count > 0 or bound.null_count > 0
         for mine, theirs in zip(parts_of(leaf, name, *options), parts_of(bound, name, *options), strict=True):
-            words = theirs.words if theirs.kind == WORDS else ranks(bound, theirs)
+            words = ranks(bound, theirs) if theirs.is_bytes else theirs.words
             if (sorted_so_far & (words[:-1] > words[1:])).any():
                 raise ValueError("the bounds are not in the order asked for: sort them, with the same directions")
             sorted_so_far &= words[:-1] == words[1:]
@@ -212,7 +212,7 @@ class _Ranges:
     def narrow(self, mine: Part, theirs: Part) -> None:
         """Compare by one part more."""
         native, lows, highs = kernels(), address_of(self._lows), address_of(self._highs)
-        if mine.kind != WORDS:
+        if mine.is_bytes:
             descending = int(mine.kind == BYTES_DESCENDING)
             native.refine_bytes(mine.at, mine.data, self._rows, theirs.at, theirs.data, lows, highs, descending)
         elif self._started:
