@@ -142,7 +142,7 @@ def _value_words(key: pa.Array, name: str) -> Words:
         convert = native.words_of_doubles if values.itemsize == 8 else native.words_of_floats
         convert(address_of(values), rows, at)
     elif pa.types.is_boolean(kind):
-        words[:] = key.cast(pa.uint8()).fill_null(0).to_numpy(zero_copy_only=False)
+        native.words_of_bits(address(key.buffers()[1]), key.offset, rows, at)
     elif pa.types.is_decimal(kind):
         count = kind.byte_width // 8
         native.words_of_integers(address(key.buffers()[1]) + key.offset * kind.byte_width, count, rows, at)
