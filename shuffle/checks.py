@@ -156,8 +156,12 @@ def _add_fixed(array: pa.Array, width: int, starts: Words, states: Words) -> Non
 
 
 def _add_bools(array: pa.Array, starts: Words, states: Words) -> None:
-    array = array.fill_null(False)
-    kernels().check_bits(address(array.buffers()[1]), array.offset, *_slices(starts, states))
+    bits, offset = address(array.buffers()[1]), array.offset
+    if array.null_count:
+        masked = np.empty((len(array) + 63) // 64, np.uint64)
+        kernels().mask_bits(bits, offset, validity(array), offset, len(array), address_of(masked))
+        bits, offset = address_of(masked), 0
+    kernels().check_bits(bits, offset, *_slices(starts, states))
 
 
 def _add_bytes(array: pa.Array, width: int, starts: Words, states: Words) -> None:

@@ -70,11 +70,11 @@ def batches_of(values: ModuleType, kind: str, sizes: list[int], nulls: list[floa
     return made
 
 
-@pytest.mark.parametrize("nulls", [[0.2, 0.2, 0.2], [0.0, 0.5, 0.0], [0.0, 0.0, 0.0]])
-def test_every_type(kind: str, nulls: list[float], values: ModuleType) -> None:
-    batches = batches_of(values, kind, [130, 1, 77], nulls)
-    ids = [numbers(batch.num_rows, 11, seed) for seed, batch in enumerate(batches)]
-    check(batches, ids, 11, in_place=kind in values.IN_PLACE)
+def test_every_type(kind: str, values: ModuleType) -> None:
+    for nulls in ([0.2, 0.2, 0.2], [0.0, 0.5, 0.0], [0.0, 0.0, 0.0]):
+        batches = batches_of(values, kind, [130, 1, 77], nulls)
+        ids = [numbers(batch.num_rows, 11, seed) for seed, batch in enumerate(batches)]
+        check(batches, ids, 11, in_place=kind in values.IN_PLACE)
 
 
 def test_all_types_together(values: ModuleType) -> None:
