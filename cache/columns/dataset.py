@@ -147,6 +147,17 @@ class Dataset:
         self._finished(schema.names)
         return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
+    def held(self, snapshot: Snapshot, schema: pa.Schema, make: Callable[[], Any]) -> Any:
+        """For engines: what is made of the columns that mapped() gives, made once while these are held."""
+        owner, name = snapshot.files, ("made of", *schema)
+        found = self._held.get(owner, name)
+        if found is not None:
+            return found[0]
+        made = make()
+        if all(self._held.get(owner, entry) is not None for entry in schema):
+            self._held.put(owner, name, made, 0)
+        return made
+
     def snapshot(self) -> Snapshot:
         """For engines: files and schema now."""
         return self._tables.snapshot()
@@ -320,6 +331,14 @@ class Dataset:
         """Whether a chunk is cached, under its key or in the wide form of the same values."""
         there = self._filler.chunks.is_there
         return there(key) or (self._form == FORM and there(unit.file.key(unit.row_group, name, WIDE)))
+
+    def can_widen(self, snapshot: Snapshot, columns: Sequence[str]) -> bool:
+        """For engines: whether these columns can come to lie in memory in the wide form without reading the files."""
+        return (
+            self._form == FORM
+            and self._pool is not None
+            and all(self._is_there(unit, *pair) for unit in snapshot.units() for pair in self._keys_of(unit, columns))
+        )
 
     def stats(self) -> dict[str, Any]:
         """What this handle's scans did (hits, misses, fills, seconds saved), and how much is cached now."""
