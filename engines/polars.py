@@ -25,7 +25,7 @@ from tierstore.cache.columns.forms import is_text
 from tierstore.cache.columns.tables import Snapshot
 
 # What Polars' threads share out among themselves: larger frames leave some without work, smaller ones cost more calls.
-FRAME_ROWS = 1 << 17
+FRAME_ROWS = 1 << 16
 
 
 def lazy_frame(dataset: Dataset) -> pl.LazyFrame:
