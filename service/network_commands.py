@@ -28,6 +28,7 @@ def network_options(command: Any) -> Any:
     """The options of a daemon that serves other nodes."""
     for option in (
         click.option("--listen", metavar="HOST:PORT", help="Serve other nodes; port 0: any that is free."),
+        click.option("--advertise", metavar="HOST:PORT", help="What other nodes call this one, if not as it listens."),
         click.option("--tls-client-auth", is_flag=True, default=None, help="Demand certificates from other nodes."),
         click.option("--replicas", type=int, metavar="N", help="Copies of shuffle data, 1 to 3."),
     ):

@@ -35,6 +35,13 @@ def listen(value: object, key: str) -> str:
     return value.strip()
 
 
+def advertise(value: object, key: str) -> str:
+    """ "HOST:PORT" as other nodes reach it."""
+    if not isinstance(value, str):
+        raise ConfigError(key, value, "HOST:PORT in quotes")
+    return str(parse_address(value, key))
+
+
 def nodes(value: object, key: str) -> tuple[str, ...]:
     """A list of "HOST:PORT" and "dns:NAME:PORT", or one string of them with commas."""
     if isinstance(value, str):
