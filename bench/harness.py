@@ -32,6 +32,7 @@ NAMES = (
     "emulation",
     "sql",
     "partition",
+    "shuffle",
 )
 
 

@@ -25,6 +25,7 @@ NAMES = (
     "emulation",
     "sql",
     "partition",
+    "shuffle",
 )
 TIMEOUT_S = 180
 
