@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import struct
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,6 +22,7 @@ from tierstore.ringbuf.errors import CorruptionError, Full, PeerLost
 
 from .block import Payload, cut, encoder_of, one_piece
 from .keys import check_key
+from .record import Block, payload_start, record_bytes
 
 # A block is split by rows to fill a segment only where at least this much of the segment is left.
 SPLIT_SHARE = 8
@@ -37,23 +37,24 @@ class Appender:
         self.session, self.alive = session, alive
         self.room = session.grant.segment_bytes - layout.SEGMENT_HEADER_BYTES
 
-    def lease_with(self, pool: int, kind: int, size: int) -> Lease:
-        """The open lease of a pool and class if ``size`` more bytes fit, else a new one."""
+    def lease_with(self, pool: int, kind: int, size: int, group: str = "") -> Lease:
+        """The open lease of a pool, class and group if ``size`` more bytes fit, else a new one."""
         session = self.session
-        lease = session.leases.get((pool, kind))
+        lease = session.leases.get((pool, kind, group))
         if lease is not None:
             if size <= self._left(lease) and session.native.lease_enter(session.x, lease.address):
                 return lease
             self.retire(lease)
         lease = session.take_lease(self.alive, pool, kind)
-        session.leases[pool, kind] = lease
+        lease.group = group
+        session.leases[lease.name] = lease
         if not session.native.lease_enter(session.x, lease.address):
-            return self.lease_with(pool, kind, size)
+            return self.lease_with(pool, kind, size, group)
         return lease
 
-    def remaining(self, pool: int, kind: int) -> int:
+    def remaining(self, pool: int, kind: int, group: str = "") -> int:
         """Bytes left in the open lease, 0 without one."""
-        lease = self.session.leases.get((pool, kind))
+        lease = self.session.leases.get((pool, kind, group))
         return self._left(lease) if lease is not None else 0
 
     def _left(self, lease: Lease) -> int:
@@ -62,8 +63,8 @@ class Appender:
 
     def retire(self, lease: Lease) -> None:
         """Stop filling a lease; it is given back when no unpublished object lies in it any more."""
-        if self.session.leases.get((lease.pool, lease.kind)) is lease:
-            del self.session.leases[lease.pool, lease.kind]
+        if self.session.leases.get(lease.name) is lease:
+            del self.session.leases[lease.name]
         if lease.open_writers == 0:
             self.session.seal(self.alive, lease)
 
@@ -136,104 +137,32 @@ class Appender:
         if result < 0:
             raise CorruptionError(f"segment {lease.segment}", first, "a publishable record", f"refusal {result}")
 
-    def claim(self, pool: int, kind: int, length: int) -> tuple[Lease, int]:
+    def claim(self, pool: int, kind: int, length: int, group: str = "") -> tuple[Lease, int]:
         """Room for one record in an open lease, and its offset there. The lease stays entered, for one open writer more."""
         session = self.session
         with session.lock:
-            lease = self.lease_with(pool, kind, length)
+            lease = self.lease_with(pool, kind, length, group)
             offset, generation = lease.next, int(lease.words[words.L_GENERATION // 8])
             session.native.claim_record(int(lease.words[words.L_BASE // 8]) + offset, length, generation)
             lease.next = offset + length
             lease.open_writers += 1
         return lease, offset
 
-    def append(self, lease: Lease, offset: int, length: int, block: Block) -> None:
-        """Copy one block into the room claimed for it."""
+    def append(self, lease: Lease, offset: int, length: int, block: Block) -> int:
+        """Put one block into the room claimed for it; the hash of its payload."""
         session, generation = self.session, int(lease.words[words.L_GENERATION // 8])
         session.native.nudge(session.clients.address)
         target = int(lease.words[words.L_BASE // 8]) + offset
-        request = ctypes.create_string_buffer(words.REQUEST_BYTES)
-        at = ctypes.addressof(request)
         flush = int(session.kinds[lease.segment]) == layout.KIND_PMEM
-        _REQUEST.pack_into(
-            request,
-            0,
-            target,
-            length,
-            generation,
-            block.place,
-            block.version,
-            block.key_at,
-            len(block.key),
-            block.kind,
-            layout.CODEC_RAW,
-            block.index,
-            block.count,
-            block.expiry_ms,
-            block.value_bytes,
-            block.rows,
-            lease.pool,
-            lease.kind,
-            block.schema_bytes,
-            block.object_bytes,
-            block.object_rows,
-            block.value_bytes,
-            block.payload_bytes,
-            ctypes.addressof(block.pieces),
-            block.piece_count,
-            flush,
-        )
-        _TRAP.pack_into(request, words.Q_TRAP, session.x + words.X_TRAP)
-        session.native.append(at)
-        session.count(words.COUNT_BYTES_PUT, block.payload_bytes)
-
-
-# The words of a request from Q_TARGET to Q_FLUSH, in order.
-_REQUEST = struct.Struct("<24Q")
-_TRAP = struct.Struct("<Q")
-assert _REQUEST.size == words.Q_FLUSH + 8
-
-
-class Block:
-    """One block about to be appended."""
-
-    __slots__ = (
-        "count",
-        "expiry_ms",
-        "index",
-        "key",
-        "key_at",
-        "kind",
-        "object_bytes",
-        "object_rows",
-        "payload",
-        "payload_bytes",
-        "piece_count",
-        "pieces",
-        "place",
-        "rows",
-        "schema_bytes",
-        "value_bytes",
-        "version",
-    )
-
-    def __init__(self, writer: ObjectWriter, index: int, payload: Payload):
-        self.key, self.key_at, self.version = writer.key, writer.key_at, writer.version
-        self.index, self.place, self.expiry_ms, self.payload = index, writer.place(index), writer.expiry_ms, payload
-        self.kind, self.rows, self.pieces, self.piece_count = (
-            payload.kind,
-            payload.rows,
-            payload.pieces,
-            payload.piece_count,
-        )
-        self.payload_bytes, self.value_bytes = payload.padded_bytes, payload.value_bytes
-        self.schema_bytes, self.count, self.object_bytes, self.object_rows = payload.schema_bytes, 0, 0, 0
-
-
-def record_bytes(key_bytes: int, payload_bytes: int) -> int:
-    """Length of a record in a segment."""
-    start = (layout.RECORD_HEADER_BYTES + key_bytes + 63) & ~63
-    return (start + payload_bytes + layout.GRANULE - 1) & ~(layout.GRANULE - 1)
+        request = block.request(target, length, generation, lease.pool, lease.kind, flush, session.x + words.X_TRAP)
+        at = ctypes.addressof(request)
+        if block.payload.fill is None:
+            session.native.append(at)
+        else:
+            block.payload.fill(target + payload_start(len(block.key)))
+            session.native.commit_placed(at)
+        session.count(words.COUNT_BYTES_PUT, block.payload.padded_bytes)
+        return ctypes.c_uint64.from_address(target + layout.R_PAYLOAD_HASH).value
 
 
 class RowTooLarge(Full):
@@ -248,16 +177,24 @@ class ObjectWriter:
     """
 
     def __init__(
-        self, appender: Appender, key: str, pool: int, kind: int, expiry_ms: int, schema: pa.Schema | None = None
+        self,
+        appender: Appender,
+        key: str,
+        pool: int,
+        kind: int,
+        expiry_ms: int,
+        schema: pa.Schema | None = None,
+        group: str = "",
     ):
         session = appender.session
         session.native.nudge(session.clients.address)
         self.appender, self.key = appender, check_key(key)
-        self.pool, self.kind, self.expiry_ms = pool, kind, expiry_ms
+        self.pool, self.kind, self.expiry_ms, self.group = pool, kind, expiry_ms, group
         self._encoder = encoder_of(schema) if schema is not None else None
         self._held: pa.RecordBatch | None = None
         self._ranges: list[tuple[Lease, int, int]] = []
         self._blocks, self._rows, self._bytes = 0, 0, 0
+        self.payload_hash = 0  # of the last block
         with session.lock:
             session.version += 1
             self.version = session.version
@@ -291,7 +228,7 @@ class ObjectWriter:
         while True:
             payload = self._encoder.encode(batch, root=last)
             size = record_bytes(len(self.key), payload.padded_bytes)
-            room = self.appender.remaining(self.pool, self.kind)
+            room = self.appender.remaining(self.pool, self.kind, self.group)
             if size <= room:
                 break
             if room < self.appender.room // SPLIT_SHARE or batch.num_rows <= 1:
@@ -360,23 +297,24 @@ class ObjectWriter:
 
     # --- records ------------------------------------------------------------------------------------------------------------
 
+    def write_placed(self, payload: Payload) -> int:
+        """The only block, put in place by its maker; the hash of its payload. Then close()."""
+        self._append(payload, root=True)
+        return self.payload_hash
+
     def _append(self, payload: Payload, root: bool) -> None:
         index = 0 if root else self._blocks + 1
-        block = Block(self, index, payload)
+        block = Block(self.key, self.key_at, self.version, self._hash, self.expiry_ms, index, payload)
         self._blocks += 1
-        self._rows += block.rows
-        self._bytes += block.value_bytes
+        self._rows += payload.rows
+        self._bytes += payload.value_bytes
         if root:
             block.count, block.object_bytes, block.object_rows = self._blocks, self._bytes, self._rows
-        length = record_bytes(len(self.key), block.payload_bytes)
+        length = record_bytes(len(self.key), payload.padded_bytes)
         # The lease stays entered until the object is published: an idle one may be taken back with what lies in it.
-        lease, first = self.appender.claim(self.pool, self.kind, length)
+        lease, first = self.appender.claim(self.pool, self.kind, length, self.group)
         self._ranges.append((lease, first, first + length))
-        self.appender.append(lease, first, length, block)
-
-    def place(self, index: int) -> int:
-        """Where in the index block ``index`` belongs."""
-        return self._hash if index == 0 else place_of(self._hash, index)
+        self.payload_hash = self.appender.append(lease, first, length, block)
 
     def _publish(self) -> None:
         """Publish all ranges, the root's last; one store in the index makes the object visible."""
@@ -408,17 +346,8 @@ class ObjectWriter:
             for lease, _, _ in self._ranges:
                 lease.open_writers -= 1
                 self.appender.session.native.lease_leave(self.appender.session.x)
-                if lease.open_writers == 0 and self.appender.session.leases.get((lease.pool, lease.kind)) is not lease:
+                if lease.open_writers == 0 and self.appender.session.leases.get(lease.name) is not lease:
                     self.appender.session.seal(self.appender.alive, lease)
-
-
-_K2, _K3, _MASK = 0xE7037ED1A0B428DB, 0x8EBC6AF09C88C6E3, 2**64 - 1
-
-
-def place_of(key_hash: int, index: int) -> int:
-    """records.place_of() for the few places that need it in Python."""
-    product = (key_hash ^ (index * _K3 & _MASK)) * _K2
-    return (product >> 64) ^ (product & _MASK)
 
 
 def expiry_of(ttl: float | None) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,12 +41,14 @@ class Payload:
     padded_bytes: int  # the payload in the record
     schema_bytes: int = 0
     alive: list[Any] = field(default_factory=list)
+    # Instead of pieces: puts the payload at an address itself, all padded_bytes of it.
+    fill: Callable[[int], None] | None = None
 
     @property
     def value_bytes(self) -> int:
         """Payload size without the padding behind the last piece."""
         if self.piece_count == 0:
-            return 0
+            return self.padded_bytes
         last = int(self.pieces[2 * self.piece_count - 1])
         return self.padded_bytes - _padded(last) + last
 
@@ -76,6 +79,11 @@ class _Sink:
 
     def close(self) -> None:
         self.closed = True
+
+
+def placed(kind: int, rows: int, padded_bytes: int, schema_bytes: int, fill: Callable[[int], None]) -> Payload:
+    """A payload that its maker puts into the segment itself; ``padded_bytes``: a multiple of 64."""
+    return Payload(kind, rows, (ctypes.c_uint64 * 2)(), 0, padded_bytes, schema_bytes, [], fill)
 
 
 def has_dictionary(kind: pa.DataType) -> bool:

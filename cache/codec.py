@@ -18,7 +18,7 @@ import pyarrow as pa
 from tierstore.ringbuf import layout
 from tierstore.ringbuf.errors import CorruptionError
 
-from .appender import record_bytes
+from .record import record_bytes
 
 # Below this the header and the granule eat what compression saves.
 COMPRESS_BYTES_MIN = 4096

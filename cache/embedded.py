@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from tierstore.ringbuf.client import Session
 from tierstore.ringbuf.errors import Closed
@@ -12,6 +13,8 @@ from tierstore.ringbuf.errors import Closed
 from .engine import Engine, EngineConfig
 from .requests import Requests
 from .store import Store
+
+S = TypeVar("S", bound=Store)
 
 
 class EmbeddedControl:
@@ -47,8 +50,8 @@ class EmbeddedControl:
             del self.requests, self.engine  # and with them the mappings, unless views still need them
 
 
-def open_embedded(config: EngineConfig) -> Store:
-    """Start an engine in this process and return its store; closing the store ends the engine."""
+def open_embedded(config: EngineConfig, make: Callable[[Session, EmbeddedControl, dict[str, int]], S]) -> S:
+    """Start an engine in this process and return its store, which ``make`` makes; closing the store ends the engine."""
     try:
         engine = Engine(config)
     except BaseException:
@@ -57,4 +60,4 @@ def open_embedded(config: EngineConfig) -> Store:
     control = EmbeddedControl(engine)
     engine.start()
     session = Session(engine.admit(os.getpid(), own=True))
-    return Store(session, control, engine.pools)
+    return make(session, control, engine.pools)

@@ -17,10 +17,10 @@ from tierstore.ringbuf.codes import STALE
 from tierstore.ringbuf.errors import Closed, CorruptionError, InvalidKey, NotFound
 
 from . import codec
-from .appender import record_bytes
 from .block import kernels
 from .buffers import Buffers, Lent
 from .keys import check_key
+from .record import record_bytes
 
 _MASK = 2**64 - 1
 _PAGE = 4096
@@ -59,6 +59,11 @@ class _Header(NamedTuple):
     stored_bytes: int
 
 
+def header_of(memory: Any, start: int) -> _Header:
+    """The header of the record that begins there."""
+    return _Header._make(_HEADER.unpack_from(memory, start))
+
+
 class Found:
     """One block that was found, and what holds it: a pin, or private memory."""
 
@@ -71,6 +76,7 @@ class Found:
         "kind",
         "owner",
         "payload_bytes",
+        "rows",
         "schema_bytes",
         "value_bytes",
         "version",
@@ -88,7 +94,7 @@ class Found:
             self.value_bytes,
             self.version,
             self.item,
-            _,
+            self.rows,
         ) = fields
         self.kind = packed & 0xFF
         self._session = session
@@ -154,11 +160,15 @@ class Reader:
         buffer = ctypes.create_string_buffer(raw, len(raw) + 8)
         return int(self._native.hash_key(ctypes.addressof(buffer), len(raw)))
 
+    def arena_number(self, segment: int) -> int:
+        """Which arena a segment is of."""
+        return next(i for i, a in enumerate(self._arenas) if a.first <= segment < a.first + a.segment_count)
+
     def _from_disk(self, key: str, index: int, version: int, item: int, pin: Any) -> Found | None:
         """Read a block of an unmapped arena while its segment is pinned; None if it is another key's."""
         segment = item >> layout.SEGMENT_SHIFT & layout.SEGMENT_MASK
         offset = (item & layout.GRANULE_MASK) * layout.GRANULE
-        number = next(i for i, a in enumerate(self._arenas) if a.first <= segment < a.first + a.segment_count)
+        number = self.arena_number(segment)
         arena, fd = self._arenas[number], self.session.grant.arena_fds[number]
         segment_bytes = self.session.grant.segment_bytes
         base = layout.ARENA_HEADER_BYTES + (segment - arena.first) * segment_bytes
@@ -168,11 +178,10 @@ class Reader:
         if got < start + layout.RECORD_HEADER_BYTES or not kernels().header_is_sound(lent.address + start):
             corrupt(self.session, item, "a record header with a valid checksum", "another")
             return None
-        head = _Header._make(_HEADER.unpack_from(lent.memory, start))
-        raw, key_at = key.encode(), start + layout.RECORD_HEADER_BYTES
+        head, key_at = header_of(lent.memory, start), start + layout.RECORD_HEADER_BYTES
         if head.block_index != index or (version and head.version != version & _MASK):
             return None
-        if lent.memory[key_at : key_at + head.key_bytes] != raw:
+        if lent.memory[key_at : key_at + head.key_bytes] != key.encode():
             return None
         if head.length != record_bytes(head.key_bytes, head.payload_bytes) or head.length > end - first - start:
             corrupt(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -48,13 +49,30 @@ class Requests:
             "count_table": self.ledger.add,
             "column_rules": lambda: [self.engine.config.columns_allow, self.engine.config.columns_deny],
         }
+        self.at_close: list[Callable[[], None]] = []  # what packages above end before the engine
+        # What packages above add to the table once a call of theirs comes: the calls' first word, and who adds them.
+        self.late: dict[str, Callable[[], object]] = {}
+        self._adding = threading.Lock()
 
     def call(self, name: str, arguments: dict[str, Any]) -> Any:
         """Serve one request by name. Raises whatever it raises; KeyError for an unknown name."""
+        if name not in self.table:
+            self.add_late(name.partition("_")[0])
         return self.table[name](**arguments)
+
+    def add_late(self, word: str) -> None:
+        """Have a package above add its calls, unless it did."""
+        with self._adding:
+            if word in self.late:
+                self.late[word]()
+                del self.late[word]
 
     def close(self) -> None:
         """Give the internal client up."""
+        for end in self.at_close:
+            end()
+        self.at_close.clear()
+        self.late.clear()
         self.session.close()
         self.table.clear()  # it refers to this object: with the circle open, memory goes with the last reference
 
@@ -71,6 +89,12 @@ class Requests:
             roots = rows[rows[:, ROW_PACKED] >> np.uint64(16) & np.uint64(2**32 - 1) == 0]
             for offset, expiry in roots[:, [ROW_OFFSET, ROW_EXPIRY]].tolist():
                 yield image.address + offset, expiry, segment
+
+    def holds(self, prefix: str) -> bool:
+        """Whether any key begins with the prefix."""
+        raw = prefix.encode()
+        with self.engine.turn:
+            return any(_key_at(head).startswith(raw) for head, _, _ in self._roots())
 
     def keys(self, prefix: str = "") -> list[str]:
         """All keys that begin with the prefix, sorted."""
@@ -99,7 +123,7 @@ class Requests:
         blocks = self._blocks(key)
         mutator, root = self.engine.mutator, blocks[0]
         arenas = [mutator.arena_of(block.segment) for block in blocks]
-        head = self._header(root)
+        head = self.header(root)
         kind = head[layout.R_CLASS]
         expiry = int.from_bytes(head[layout.R_EXPIRY : layout.R_EXPIRY + 8], "little")
         tiers = sorted({arena.name for arena in arenas}, key=layout.KINDS.index)
@@ -117,7 +141,12 @@ class Requests:
             "pool": list(self.engine.pools)[int.from_bytes(head[layout.R_POOL : layout.R_POOL + 2], "little")],
         }
 
-    def _header(self, block: Found) -> bytes:
+    def find_root(self, key: str) -> Found | None:
+        """The root of an object, None if there is none."""
+        return self._reader.find(key, 0, 0)
+
+    def header(self, block: Found) -> bytes:
+        """The header of a block, as it lies in its segment."""
         mutator, segment = self.engine.mutator, block.segment
         offset = (block.item & layout.GRANULE_MASK) * layout.GRANULE
         if mutator.address(segment):

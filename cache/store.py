@@ -6,7 +6,7 @@ import atexit
 import contextlib
 import os
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
@@ -68,6 +68,7 @@ class Store:
         self._columns: ColumnCache | None = None  # once it is used
         self._closed = False
         self._pid = os.getpid()
+        self.at_close: list[Callable[[], None]] = []  # what packages above end with the store
         _stores.add(self)
 
     # --- writing ------------------------------------------------------------------------------------------------------------
@@ -382,6 +383,8 @@ class Store:
             return
         self._closed = True
         if os.getpid() == self._pid and not self._session.closed:
+            for end in list(self.at_close):
+                end()
             if self._columns is not None:
                 self._columns.close()
             with contextlib.suppress(TierstoreError, OSError):

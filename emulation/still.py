@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from tierstore.cache.appender import record_bytes
 from tierstore.cache.moves import Mover
+from tierstore.cache.record import record_bytes
 from tierstore.ringbuf import layout, recovery
 from tierstore.ringbuf import session as words
 from tierstore.ringbuf.arena import Arena

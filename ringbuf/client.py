@@ -109,7 +109,13 @@ class Lease:
     pool: int
     kind: int
     words: np.ndarray
+    group: str = ""  # what shares the segment: data that will go together
     open_writers: int = 0
+
+    @property
+    def name(self) -> tuple[int, int, str]:
+        """Under which an open lease is found again."""
+        return self.pool, self.kind, self.group
 
     @property
     def address(self) -> int:
@@ -145,7 +151,7 @@ class Session:
         self._memory[words.X_TRAP // 8] = self.trap.word
         self._memory[words.X_TRAP // 8 + 1] = self.trap.left
         self._request_memory[words.Q_TRAP // 8] = self.x + words.X_TRAP
-        self.leases: dict[tuple[int, int], Lease] = {}
+        self.leases: dict[tuple[int, int, str], Lease] = {}
         self.closed = False
         self.renew: Callable[[], None] = _nothing  # set by the store: map the index of a new daemon
         self._entered: set[int] = set()

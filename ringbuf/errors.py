@@ -3,6 +3,10 @@
 TierstoreError
 ├── Full              try again later, free something, or raise the limit it names
 ├── NotFound          not here (also a KeyError); recompute or read the source
+│   └── Expired       was here until its owner's lease ended; start over
+├── LostMaps          output of map tasks is gone; run these maps again
+├── Conflict          committed before, with other contents; draw a new attempt
+├── Refused           not yours; give the right secret (also a PermissionError)
 ├── Closed            this handle was closed by you
 ├── PeerLost          the daemon is gone or too old; start it, or reconnect
 ├── ConfigError       change the setting it names (also a ValueError)
@@ -11,6 +15,8 @@ TierstoreError
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class TierstoreError(Exception):
@@ -26,6 +32,26 @@ class NotFound(TierstoreError, KeyError):
 
     def __str__(self) -> str:  # KeyError would show the repr of the message
         return str(self.args[0]) if self.args else ""
+
+
+class Expired(NotFound):
+    """An application's data went with its lease, or was dropped."""
+
+
+class LostMaps(TierstoreError):
+    """Output of map tasks cannot be read any more, from anywhere. maps: their indexes, sorted; all that are known."""
+
+    def __init__(self, message: str, maps: Sequence[int] = ()):
+        super().__init__(message)
+        self.maps = sorted(maps)
+
+
+class Conflict(TierstoreError):
+    """What is committed cannot be changed."""
+
+
+class Refused(TierstoreError, PermissionError):
+    """What belongs to somebody else."""
 
 
 class Closed(TierstoreError):

@@ -43,8 +43,11 @@ DAEMON_STEPS = (
     "delete.marked",
     "recall.marked",
 )
+SHUFFLE_CLIENT_STEPS = ("shuffle.flushed", "shuffle.committing")
+SHUFFLE_DAEMON_STEPS = ("shuffle.checked", "shuffle.published", "shuffle.dropping")
+_ALL = (*CLIENT_STEPS, *DAEMON_STEPS, *SHUFFLE_CLIENT_STEPS, *SHUFFLE_DAEMON_STEPS)
 STEP_LIMIT = 1 << 16  # a trap's word: the step, and above it the signal
-NUMBERS = {name: number for number, name in enumerate((*CLIENT_STEPS, *DAEMON_STEPS), 1)}
+NUMBERS = {name: number for number, name in enumerate(_ALL, 1)}
 
 PUT_CLAIMED, PUT_FILLED, PUT_COMMITTED = (NUMBERS[f"put.{name}"] for name in ("claimed", "filled", "committed"))
 MESSAGE_PUSHED, MESSAGE_ANSWERED = NUMBERS["message.pushed"], NUMBERS["message.answered"]

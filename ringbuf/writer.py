@@ -99,7 +99,7 @@ from .session import (
     X_TABLE,
 )
 from .steps import PUT_CLAIMED, PUT_COMMITTED, PUT_FILLED
-from .xxh3 import COPY_STORE, COPY_STREAM, hash_begin, hash_end, hash_piece
+from .xxh3 import COPY_NONE, COPY_STORE, COPY_STREAM, STRIPE_BYTES, hash_begin, hash_end, hash_piece, hash_stripes
 
 # Below this a plain store is cheaper: the bytes are still in cache when the daemon or a reader looks at them.
 STREAM_BYTES_MIN = 2048
@@ -180,9 +180,16 @@ def fill_record(q):
         source, size = load(pieces + 16 * piece), load(pieces + 16 * piece + 8)
         hash_piece(target, source, size, state, q + Q_STRIPE, mode, 1 if piece == total - 1 else 0)
         target += (size + 63) & ~63
+    commit(q, head, hash_end(state))
+
+
+@helper
+def commit(q, head, payload_hash):
+    """Write the header of a record whose payload is in place, and make it final."""
+    key_bytes = load(q + Q_KEY_BYTES)
     step(load(q + Q_TRAP), PUT_CLAIMED)
     write_header(q, head)
-    store(head + R_PAYLOAD_HASH, hash_end(state))
+    store(head + R_PAYLOAD_HASH, payload_hash)
     store(head + R_HEADER_HASH, header_hash(head))
     if load(q + Q_FLUSH) != 0:
         flush_range(head, RECORD_HEADER_BYTES + key_bytes)
@@ -211,6 +218,20 @@ def copy_key(target, source, size):
 def append(q):
     """Fill and commit one claimed record described by a request; for blocks, whose copy is worth dropping the lock."""
     fill_record(q)
+    return 0
+
+
+@kernel(nogil=True)
+def commit_placed(q):
+    """As append(), where the payload was put in place by its maker; it is hashed there."""
+    head, key_bytes = load(q + Q_TARGET), load(q + Q_KEY_BYTES)
+    copy_key(head + RECORD_HEADER_BYTES, load(q + Q_KEY), key_bytes)
+    payload, size = head + ((RECORD_HEADER_BYTES + key_bytes + 63) & ~63), load(q + Q_PAYLOAD_BYTES)
+    if load(q + Q_FLUSH) != 0:
+        flush_range(payload, size)
+    hash_begin(q + Q_STATE)
+    hash_stripes(0, payload, size // STRIPE_BYTES, q + Q_STATE, COPY_NONE, 1)
+    commit(q, head, hash_end(q + Q_STATE))
     return 0
 
 

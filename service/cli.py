@@ -10,7 +10,7 @@ import click
 
 from tierstore.ringbuf.errors import TierstoreError
 
-from . import columns_commands
+from . import columns_commands, network_commands, shuffle_commands
 from .config import format_size, load_config
 from .output import json_option, print_value, show_rows, socket_option
 
@@ -53,7 +53,6 @@ def store_options(command: Any) -> Any:
         click.option("--disk-lz4", is_flag=True, default=None, help="Compress blocks on disk with LZ4."),
         click.option("--segment", metavar="SIZE", help="Segment size, 1MiB to 32MiB."),
         click.option("--clients", type=int, help="Client slots."),
-        click.option("--listen", metavar="HOST:PORT", help="Serve other nodes."),
         socket_option,
     ):
         command = option(command)
@@ -62,12 +61,14 @@ def store_options(command: Any) -> Any:
 
 def _config(options: dict[str, Any]) -> Any:
     path = options.pop("config_path", None)
-    options["disk"] = list(options["disk"]) or None
+    for many, key in (("disk", "disk"), ("node", "nodes")):
+        options[key] = list(options.pop(many, ())) or None
     return load_config(path, flags={key: value for key, value in options.items() if value is not None}).resolve()
 
 
 @main.command()
 @store_options
+@network_commands.network_options
 @click.option("--ephemeral", is_flag=True, default=None, help="Remove all data when the daemon stops.")
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.")
 def serve(**options: Any) -> None:
@@ -84,6 +85,8 @@ def serve(**options: Any) -> None:
             f"{found.blocks} blocks recovered",
             err=True,
         )
+        if daemon.listener is not None:
+            click.echo(f"tierstore: {network_commands.listening(daemon.listener.stats())}", err=True)
         if found.damaged:
             click.echo(
                 f"tierstore: {len(found.damaged)} segments are damaged; what is lost in them is not known", err=True
@@ -134,6 +137,7 @@ def status(socket: str | None, as_json: bool, tables: bool) -> None:
                 *[[name, value] for name, value in {**clients, **daemon}.items() if value],
             ],
         )
+        network_commands.show_network(stats)
 
     print_value(stats, as_json, render)
 
@@ -280,6 +284,7 @@ def verify(payloads: bool, socket: str | None, as_json: bool) -> None:
 
 @main.command()
 @store_options
+@network_commands.network_options
 @click.option(
     "--profiles", is_flag=True, help="List the profiles of emulated devices instead; your own with --pmem-profile."
 )
@@ -316,7 +321,14 @@ def demo(as_json: bool, **options: Any) -> None:
     sys.exit(run(options, as_json))
 
 
-for command in (columns_commands.sql, columns_commands.load, columns_commands.evict):
+for command in (
+    columns_commands.sql,
+    columns_commands.load,
+    columns_commands.evict,
+    network_commands.peers,
+    shuffle_commands.shuffle,
+    shuffle_commands.drain,
+):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tierstore.cache.store import Store
 from tierstore.ringbuf.client import ArenaInfo, Grant, Session
 from tierstore.ringbuf.errors import Closed, PeerLost
 from tierstore.ringbuf.native import kernels
 from tierstore.ringbuf.tier import Tier
 
 from . import protocol
+from .store import Store
 
 if TYPE_CHECKING:
     from .config import StoreConfig
@@ -253,16 +253,25 @@ def open_config(config: StoreConfig, tiers: Sequence[Callable[[int], Tier]] = ()
     """An embedded store of a checked configuration, with more tiers if there are any."""
     from dataclasses import replace
 
-    from tierstore.cache.embedded import open_embedded
+    from tierstore.cache.embedded import EmbeddedControl, open_embedded
+    from tierstore.shuffle.late import Late
 
     from .layout import engine_config, mark_ephemeral, remove_dead
+    from .network import Nodes
 
     config = replace(config, socket=None)
     remove_dead(config)
     made = engine_config(config)
     made.arenas = sorted([*made.arenas, *(make(made.segment_bytes) for make in tiers)], key=lambda tier: tier.kind)
     mark_ephemeral(made.folder, [])
-    return open_embedded(made)
+
+    def store(session: Session, control: EmbeddedControl, pools: dict[str, int]) -> Store:
+        nodes = Nodes(config)
+        control.requests.at_close.append(nodes.close)
+        Late(control.engine, control.requests, nodes)
+        return Store(session, control, pools, config)
+
+    return open_embedded(made, store)
 
 
 __all__ = ["connect", "open", "open_config"]

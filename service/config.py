@@ -13,6 +13,8 @@ from typing import Any
 
 from tierstore.ringbuf.errors import ConfigError
 
+from .wire import settings as network
+
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 SIZE_MAX = 1 << 63  # what a file offset can say
 _UNITS = {"": 1, "B": 1, "KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": 1 << 40}
@@ -20,6 +22,7 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN = 32 * MIB, MIB
 SEGMENTS_PER_TIER_GOAL, SEGMENTS_PER_TIER_MIN, SEGMENTS_MAX = 64, 4, 1 << 20
 POOLS_MAX = 63
+REPLICAS_MAX = 3
 DRAM_DEFAULT_MAX = 8 * GIB
 LOG_LEVELS = ("debug", "info", "warning", "error")
 RESERVED = tuple(f"TIERSTORE_{name}" for name in ("CONFIG", "KERNEL_CACHE", "KILL_AT", "STOP_AT", "TRACE"))
@@ -93,6 +96,13 @@ class StoreConfig:
     client_slots: int = 1024
     ephemeral: bool = False
     listen: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_ca: str | None = None
+    tls_client_auth: bool = False
+    token_file: str | None = None
+    nodes: tuple[str, ...] = ()
+    replicas: int = 1
     log_level: str = "warning"
 
     def resolve(self) -> StoreConfig:
@@ -141,8 +151,9 @@ class StoreConfig:
             raise ConfigError("pools", [pool.name for pool in self.pools], f"up to {POOLS_MAX} different names")
         if self.log_level not in LOG_LEVELS:
             raise ConfigError("log_level", self.log_level, f"one of {', '.join(LOG_LEVELS)}")
-        if self.listen is not None:
-            raise ConfigError("listen", self.listen, "nothing yet: the network service is not part of this version")
+        if not 1 <= self.replicas <= REPLICAS_MAX:
+            raise ConfigError("replicas", self.replicas, f"a number from 1 to {REPLICAS_MAX}")
+        network.check(self)
         if self.pmem_path and os.path.dirname(self.pmem_path) and not os.path.isdir(os.path.dirname(self.pmem_path)):
             raise ConfigError("pmem", self.pmem_path, "a file in an existing directory, or a directory")
 
@@ -241,7 +252,14 @@ _FIELDS: dict[str, Any] = {
     "columns_deny": lambda v, k: {"columns_deny": _patterns(v, k)},
     "clients": lambda v, k: {"client_slots": _number(v, k)},
     "ephemeral": lambda v, k: {"ephemeral": _flag(v, k)},
-    "listen": lambda v, k: {"listen": str(v)},
+    "listen": lambda v, k: {"listen": network.listen(v, k)},
+    "tls_cert": lambda v, k: {"tls_cert": _path(v, k)},
+    "tls_key": lambda v, k: {"tls_key": _path(v, k)},
+    "tls_ca": lambda v, k: {"tls_ca": _path(v, k)},
+    "tls_client_auth": lambda v, k: {"tls_client_auth": _flag(v, k)},
+    "token_file": lambda v, k: {"token_file": _path(v, k)},
+    "nodes": lambda v, k: {"nodes": network.nodes(v, k)},
+    "replicas": lambda v, k: {"replicas": _number(v, k)},
     "log_level": lambda v, k: {"log_level": str(v)},
 }
 

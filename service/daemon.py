@@ -14,16 +14,22 @@ import stat
 import struct
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tierstore.cache.engine import Engine
 from tierstore.cache.requests import Requests
 from tierstore.ringbuf.errors import ConfigError
+from tierstore.shuffle.late import Late
+from tierstore.shuffle.names import PREFIX
+from tierstore.shuffle.serving import Serving
 
 from . import node, protocol
 from .config import StoreConfig
 from .layout import engine_config, mark_ephemeral, remove_dead
+from .network import Nodes, listener_of
+from .wire.server import Call
 
 log = logging.getLogger("tierstore")
 
@@ -32,7 +38,10 @@ SEND_TIMEOUT_S = 10.0
 
 
 class Daemon:
-    """One node's daemon. run() serves until stop() or a signal."""
+    """One node's daemon. run() serves until stop() or a signal.
+
+    handlers: what other nodes may call, by name, where the daemon listens for them; to be added to before run().
+    """
 
     def __init__(self, config: StoreConfig):
         self.config = config
@@ -57,9 +66,18 @@ class Daemon:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._workers = ThreadPoolExecutor(WORKERS, "tierstore-call")
         self._stopping = threading.Event()
+        self.handlers: dict[str, Callable[[Call], Any]] = {"ping": self._ping, "stats": lambda call: self._stats()}
+        self.listener = None
         try:
+            self.listener = listener_of(config, self.handlers)
+            nodes = Nodes(config, self.listener)
+            self.requests.at_close.append(nodes.close)
+            self.shuffles = Late(self.engine, self.requests, nodes)
+            self.handlers |= Serving(self.shuffles.get).handlers()
             self._listen()
         except BaseException:  # nobody could use the engine: what it made in memory must not stay behind
+            if self.listener is not None:
+                self.listener.stop()
             self.requests.close()
             self.engine.close(unused=True)
             raise
@@ -91,12 +109,20 @@ class Daemon:
     def run(self) -> None:
         """Serve. Returns after stop(); then everything is closed."""
         self.engine.start()
+        self._workers.submit(self._resume_shuffles)
+        if self.listener is not None:
+            self.listener.start()
         try:
             while not self._stopping.is_set():
                 for key, _ in self._selector.select():
                     self._ready(int(key.data))
         finally:
             self._close()
+
+    def _resume_shuffles(self) -> None:
+        """Where an earlier life left shuffles: count the leases of their applications on."""
+        if self.requests.holds(PREFIX):
+            self.shuffles.get()
 
     def stop(self, *_: object) -> None:
         """Make run() return; safe in a signal handler."""
@@ -175,7 +201,9 @@ class Daemon:
 
     def _call(self, run: node.Run) -> None:
         try:
-            finished = node.Finished(run.connection, run.request, self.requests.call(run.name, run.arguments), None)
+            stats = run.name == "stats" and not run.arguments
+            result = self._stats() if stats else self.requests.call(run.name, run.arguments)
+            finished = node.Finished(run.connection, run.request, result, None)
         except Exception as error:  # whatever a call raises belongs to its caller
             finished = node.Finished(run.connection, run.request, None, error)
         if run.quick:
@@ -183,6 +211,16 @@ class Daemon:
             return
         self._done.put(finished)
         os.eventfd_write(self._wake, 1)
+
+    def _stats(self) -> Any:
+        network = self.listener.stats() if self.listener is not None else None
+        return self.requests.call("stats", {}) | {"network": network, "nodes": list(self.config.nodes)}
+
+    def _ping(self, call: Call) -> dict[str, Any]:
+        from tierstore import __version__
+
+        mutator = self.engine.mutator
+        return {"store_id": mutator.store_id.hex(), "version": __version__, "epoch": mutator.epoch}
 
     def _admit(self, admit: node.Admit) -> None:
         try:
@@ -238,6 +276,8 @@ class Daemon:
             entry[0].close()
 
     def _close(self) -> None:
+        if self.listener is not None:
+            self.listener.stop()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
         self._listener.close()

@@ -5,12 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tierstore.shuffle.names import CALLS as SHUFFLE_CALLS
+
 from . import protocol
 from .protocol import BYE, CALL, HELLO, RENEW
 
 # Served at once; everything else may take long and goes to a worker.
 QUICK = frozenset({"stats"})
-CALLS = frozenset({"keys", "info", "stats", "verify", "pin", "unpin", "flush", "tables", "count_table", "column_rules"})
+CALLS = frozenset(
+    {
+        "keys",
+        "info",
+        "stats",
+        "verify",
+        "pin",
+        "unpin",
+        "flush",
+        "tables",
+        "count_table",
+        "column_rules",
+        *SHUFFLE_CALLS,
+    }
+)
 PENDING_MAX = 64
 
 

@@ -74,11 +74,12 @@ class Decoder:
                 break
             raw = bytes(self._buffer[HEADER.size : HEADER.size + length])
             del self._buffer[: HEADER.size + length]
-            frames.append((operation, request, _body(raw)))
+            frames.append((operation, request, decode_body(raw)))
         return frames
 
 
-def _body(raw: bytes) -> dict[str, Any]:
+def decode_body(raw: bytes) -> dict[str, Any]:
+    """The JSON object of a frame. Raises ProtocolError."""
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -133,9 +134,10 @@ PLAIN = (str, int, float, bool, type(None))  # what JSON carries as it is
 
 def raise_error(body: dict[str, Any]) -> None:
     """Raise what an ERROR frame says."""
-    kind, message = body.get("kind", ""), body.get("message", "the daemon reported an error without a message")
+    kind = str(body.get("kind", ""))
+    message = str(body.get("message", "the daemon reported an error without a message"))
     if kind == "ConfigError":
-        raise errors.ConfigError(body.get("key", "?"), body.get("value"), body.get("allowed", message))
+        raise errors.ConfigError(str(body.get("key", "?")), body.get("value"), str(body.get("allowed", message)))
     known = getattr(errors, kind, None)
     if isinstance(known, type) and issubclass(known, errors.TierstoreError) and known is not errors.CorruptionError:
         raise known(message)

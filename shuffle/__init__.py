@@ -1,1 +1,1 @@
-"""Rung 3, the remote shuffle store: nothing is implemented here yet."""
+"""Rung 3, the shuffle store: map output in runs ordered by partition, committed by manifests, read by receipts."""

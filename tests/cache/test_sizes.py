@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tierstore.cache.appender import record_bytes
+from tierstore.cache.record import record_bytes
 from tierstore.cache.store import Store
 from tierstore.ringbuf import layout
 

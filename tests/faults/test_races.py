@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import tierstore
-from tierstore.cache.appender import Block
+from tierstore.cache.record import Block
 from tierstore.emulation.procs import Child, Daemon
 from tierstore.ringbuf import core_state, layout
 from tierstore.ringbuf.client import Lease, Session
@@ -66,20 +66,20 @@ def test_stale_lease_lets_two_write(daemon: Daemon, monkeypatch: pytest.MonkeyPa
     a value there, another puts CACHE, finds the old lease taken back, and gives it up: that must not end the new one."""
     with daemon.connect() as store, daemon.connect() as other:
         store.put_bytes("cache", bytes(600_000))
-        stale, append, theirs = store._session.leases[0, 0].segment, store._appender.append, []
+        stale, append, theirs = store._session.leases[0, 0, ""].segment, store._appender.append, []
         for number in range(6):
             store.put_bytes(f"keep {number}", bytes(1_000_000), keep=True)
         assert "cache" not in store, "the lease was not taken back"
         for number in range(6):
             store.delete(f"keep {number}")
 
-        def copy(lease: Lease, offset: int, length: int, block: Block) -> None:
+        def copy(lease: Lease, offset: int, length: int, block: Block) -> int:
             if lease.segment == stale and not theirs:
                 store.put_bytes("cache", b"again")
                 theirs.append("nobody's")
                 with contextlib.suppress(RuntimeError):  # it did not come round: it is still ours
-                    theirs[0] = fill_until(other, "other", lambda: other._session.leases[0, 1].segment == stale)
-            append(lease, offset, length, block)
+                    theirs[0] = fill_until(other, "other", lambda: other._session.leases[0, 1, ""].segment == stale)
+            return append(lease, offset, length, block)
 
         monkeypatch.setattr(store._appender, "append", copy)
         mine = fill_until(store, "mine", lambda: bool(theirs))

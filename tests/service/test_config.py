@@ -44,7 +44,7 @@ CONFIGS = {
     "clients = 3.7": ["clients", "3.7", "a whole number"],
     'ephemeral = "perhaps"': ["ephemeral", "perhaps", "true or false"],
     'log_level = "loud"': ["log_level", "loud", "debug"],
-    'listen = "0.0.0.0:80"': ["listen", "0.0.0.0:80", "not part of this version"],
+    'listen = "0.0.0.0:80"': ["listen", "0.0.0.0:80", "loopback", "tls_cert and tls_key and token_file"],
     "disk_lz4 = 7": ["disk_lz4", "7", "true or false"],
     "dram = ": ["config", "config.toml", "a TOML file"],
     'dram = "8MiB"\ndram = "8MiB"': ["config", "config.toml", "a TOML file"],

@@ -1,0 +1,106 @@
+"""For packages above: objects of one block that are put into their segment by their maker, and read block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from tierstore.ringbuf import layout
+from tierstore.ringbuf.errors import TierstoreError
+
+from .appender import ObjectWriter, RowTooLarge
+from .block import placed
+from .record import payload_start, record_bytes
+from .store import Store
+
+
+def room_for(store: Store, key_bytes: int, pool: str, group: str) -> tuple[int, int]:
+    """Payload bytes that fit the rest of the open segment of a group, and those that fit an empty one."""
+    appender = store._appender
+    left = appender.remaining(store._pool(pool), layout.CLASS_KEEP, group)
+    overhead = payload_start(key_bytes) + layout.GRANULE
+    return max(0, left - overhead), appender.room - overhead
+
+
+def put_placed(
+    store: Store,
+    key: str,
+    kind: int,
+    rows: int,
+    payload_bytes: int,
+    schema_bytes: int,
+    fill: Callable[[int], None],
+    *,
+    pool: str,
+    group: str,
+) -> int:
+    """Store an object of class KEEP whose payload ``fill(address)`` puts in place; the payload's XXH3-64.
+
+    kind: of layout.KIND_*.  payload_bytes: at most what room_for() says of an empty segment.
+    group: objects of one group share segments with no others.
+    """
+    store._check_open()
+    size = (payload_bytes + 63) & ~63
+    assert record_bytes(len(key.encode()), size) <= store._appender.room, payload_bytes
+    writer = ObjectWriter(store._appender, key, store._pool(pool), layout.CLASS_KEEP, 0, None, group)
+    try:
+        payload_hash = writer.write_placed(placed(kind, rows, size, schema_bytes, fill))
+        writer.close()
+    except BaseException:
+        writer.abort()
+        raise
+    return payload_hash
+
+
+def put_batch(store: Store, key: str, batch: pa.RecordBatch, *, pool: str, group: str) -> int:
+    """Store a batch of any type and size as an object of class KEEP; the XXH3-64 of its root's payload."""
+    store._check_open()
+    writer = ObjectWriter(store._appender, key, store._pool(pool), layout.CLASS_KEEP, 0, batch.schema, group)
+    try:
+        writer.write_batch(batch)
+        writer.close_batches()
+    except RowTooLarge:
+        writer.abort()
+        writer = ObjectWriter(store._appender, key, store._pool(pool), layout.CLASS_KEEP, 0, batch.schema, group)
+        writer.write_whole(pa.Table.from_batches([batch]))
+    except BaseException:
+        writer.abort()
+        raise
+    return writer.payload_hash
+
+
+def put_large_bytes(store: Store, key: str, value: bytes | bytearray, *, pool: str, group: str) -> int:
+    """Store bytes of any size as an object of class KEEP; the XXH3-64 of its root's payload."""
+    store._check_open()
+    writer = ObjectWriter(store._appender, key, store._pool(pool), layout.CLASS_KEEP, 0, None, group)
+    try:
+        writer.write_bytes(value)
+        writer.close()
+    except BaseException:
+        writer.abort()
+        raise
+    return writer.payload_hash
+
+
+class Block(NamedTuple):
+    """One block as it lies in memory. owner: what keeps it there."""
+
+    kind: int
+    rows: int
+    schema_bytes: int
+    payload_bytes: int
+    address: int
+    owner: object
+
+
+def block_of(store: Store, key: str) -> Block:
+    """The only block of an object. From disk: a copy. Raises NotFound, TierstoreError where there are several."""
+    store._check_open()
+    blocks = store._blocks(key)
+    if len(blocks) > 1:
+        raise TierstoreError(f"{key!r:.200} has {len(blocks)} blocks, as a row or value in it is larger than a segment")
+    block = blocks[0]
+    payload = block.payload(False)
+    return Block(block.kind, block.rows, block.schema_bytes, block.payload_bytes, payload.address, payload)

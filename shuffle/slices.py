@@ -1,0 +1,64 @@
+"""Partitions of runs as record batches: cut without copying, checked, and joined where they are small."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from .checks import partition_checks
+
+# Slices below this are joined with their neighbours: a batch costs its reader microseconds whatever it holds.
+SMALL_BYTES = 256 << 10
+JOINED_BYTES = 4 << 20
+BYTES_SCHEMA = pa.schema([pa.field("", pa.uint8(), nullable=False)])
+
+
+def byte_batch(buffer: pa.Buffer) -> pa.RecordBatch:
+    """Bytes as a batch of one column, so that they are cut and checked like rows."""
+    return pa.record_batch([pa.Array.from_buffers(pa.uint8(), buffer.size, [None, buffer], 0)], schema=BYTES_SCHEMA)
+
+
+def cut(batches: list[pa.RecordBatch], start: int, end: int) -> pa.RecordBatch:
+    """Rows start to end of a run. Without a copy where the run is one block, as it is but for rows larger than segments."""
+    if len(batches) == 1:
+        return batches[0].slice(start, end - start)
+    rows = pa.Table.from_batches(batches).slice(start, end - start).combine_chunks()
+    return rows.to_batches()[0] if rows.num_rows else batches[0].slice(0, 0)
+
+
+def first_damaged(batch: pa.RecordBatch, starts: np.ndarray, checks: np.ndarray) -> int | None:
+    """Of a slice that begins with the first of some partitions: the position of the first whose check fails.
+
+    starts: n + 1, as in the manifest; checks: n.
+    """
+    relative = (starts - starts[0]).astype(starts.dtype)
+    wrong = np.flatnonzero(partition_checks(batch, relative) != checks)
+    return int(wrong[0]) if len(wrong) else None
+
+
+def joined(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same rows in the same order, small batches joined to some of JOINED_BYTES (which copies them)."""
+    held: list[pa.RecordBatch] = []
+    size = 0
+    for batch in batches:
+        if not batch.num_rows:
+            continue
+        own = batch.nbytes
+        if own >= SMALL_BYTES and not held:
+            yield batch
+            continue
+        if own >= SMALL_BYTES or size + own > JOINED_BYTES:
+            yield from _joined(held)
+            held, size = [], 0
+        if own >= SMALL_BYTES:
+            yield batch
+        else:
+            held.append(batch)
+            size += own
+    yield from _joined(held)
+
+
+def _joined(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    return batches if len(batches) < 2 else [pa.concat_batches(batches)]

@@ -1,0 +1,372 @@
+"""The write side: rows (or bytes) of one attempt, in runs that are put in place in leased segments.
+
+Rows wait by reference until there are enough for a run of about a segment; then they are ordered by partition while they are
+copied, once, to where readers will map them. No more than a run is ever held, and nothing is written to local files.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import ctypes
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from tierstore.cache.placing import put_batch, put_large_bytes, put_placed, room_for
+from tierstore.ringbuf import layout
+from tierstore.ringbuf.errors import Closed, Full, TierstoreError
+
+from .checks import partition_checks
+from .manifest import BYTES, ROWS, Manifest, Run
+from .partition import hash_partitions, range_partitions
+from .receipt import Receipt
+from .run import RunPlan
+from .slices import byte_batch
+
+if TYPE_CHECKING:
+    from .handle import Shuffle
+
+# A run is put into what is left of a segment only where that is at least this share of one.
+SHARE_MIN = 8
+# Estimates of a run's bytes are this much too small at most, else the run is halved.
+FILL_SHARE = 0.97
+WAIT_S = 20.0
+POLL_S = 0.01
+
+
+class MapWriter:
+    """Writes one attempt. Callers: one thread. Nothing can be read before close(); abort() or an exception drops all.
+
+    schema: of the rows; default: of the first batch.  durable: close() returns only when all would survive power loss.
+    partition_rows: after close(), rows (for bytes: bytes) of each partition.
+    """
+
+    def __init__(self, shuffle: Shuffle, map_index: int, attempt: str, schema: pa.Schema | None, durable: bool):
+        self._shuffle, self._durable = shuffle, durable
+        self.name = shuffle.attempt(map_index, attempt)
+        self._group = f"{shuffle.app}/{shuffle.number}"
+        self._schema = schema
+        self._batches: list[pa.RecordBatch] = []
+        self._ids: list[np.ndarray] = []
+        self._held_bytes = 0
+        self._parts: list[list[Any]] | None = None  # opaque bytes, by partition
+        self._records = 0
+        self._bytes = 0
+        self._runs: list[Run] = []
+        self._done = ""
+        self._receipt: Receipt | None = None
+        self.partition_rows: np.ndarray | None = None
+
+    # --- rows -----------------------------------------------------------------------------------------------------------------
+
+    def write(
+        self,
+        data: pa.RecordBatch | pa.Table,
+        by: Sequence[str] | None = None,
+        by_range: pa.RecordBatch | pa.Table | None = None,
+        descending: Sequence[bool] | None = None,
+        nulls_first: bool = False,
+    ) -> None:
+        """Add rows, each to the partition that its keys say.
+
+        by:       columns whose hash chooses the partition.
+        by_range: sorted split points, one fewer than there are partitions, in columns named as the keys: row r goes to the
+                  partition whose number is how many split points are <= r.  descending, nulls_first: their order.
+        Held:     by reference, until a run is full.  Raises: Full, Conflict, Expired, ValueError, TypeError.
+        """
+        if (by is None) == (by_range is None):
+            raise ValueError(
+                "give either by=[columns] (hash) or by_range=split points; write_partition() takes neither"
+            )
+        for batch in _batches(data):
+            if by is not None:
+                ids = hash_partitions([_column(batch, name) for name in by], self._shuffle.partitions)
+            else:
+                assert by_range is not None
+                if by_range.num_rows != self._shuffle.partitions - 1:
+                    raise ValueError(
+                        f"by_range has {by_range.num_rows} split points; {self._shuffle.partitions} partitions take "
+                        f"{self._shuffle.partitions - 1}"
+                    )
+                bounds = [_whole(by_range.column(name)) for name in by_range.schema.names]
+                keys = [_column(batch, name) for name in by_range.schema.names]
+                ids = range_partitions(keys, bounds, descending=descending, nulls_first=nulls_first)
+            self._add(batch, ids)
+
+    def write_partition(self, partition: int, data: pa.RecordBatch | pa.Table) -> None:
+        """Add rows to one partition."""
+        self._check_partition(partition)
+        for batch in _batches(data):
+            kind = "u2" if self._shuffle.partitions <= 1 << 16 else "u4"
+            self._add(batch, np.full(batch.num_rows, partition, kind))
+
+    def _check_partition(self, partition: int) -> None:
+        if isinstance(partition, bool) or not 0 <= partition < self._shuffle.partitions:
+            raise ValueError(f"partition {partition!r} cannot be used: 0 to {self._shuffle.partitions - 1}")
+
+    def _add(self, batch: pa.RecordBatch, ids: np.ndarray) -> None:
+        self._check_open()
+        if self._parts is not None:
+            raise TypeError("this attempt has opaque bytes already; rows go to another")
+        if self._schema is None:
+            self._schema = batch.schema
+        if not batch.schema.equals(self._schema):
+            raise ValueError(f"the batch's schema is not the attempt's:\n{batch.schema}\nagainst\n{self._schema}")
+        room = self._room()
+        while batch.num_rows:
+            size = max(1, batch.nbytes)
+            if self._held_bytes + size <= room:
+                self._hold(batch, ids, size)
+                return
+            rows = min(batch.num_rows, max(1, int(batch.num_rows * (room - self._held_bytes) / size)))
+            self._hold(batch.slice(0, rows), ids[:rows], int(size * rows / batch.num_rows))
+            batch, ids = batch.slice(rows), ids[rows:]
+            self._flush()
+            room = self._room()
+
+    def _hold(self, batch: pa.RecordBatch, ids: np.ndarray, size: int) -> None:
+        self._batches.append(batch)
+        self._ids.append(ids)
+        self._held_bytes += size
+        self._records += batch.num_rows
+
+    def _room(self) -> int:
+        """Bytes that the next run may have."""
+        left, empty = room_for(self._shuffle.store, 512, self._shuffle.pool, self._group)
+        return int(FILL_SHARE * (left if left >= empty // SHARE_MIN else empty))
+
+    # --- opaque bytes -----------------------------------------------------------------------------------------------------------
+
+    def write_bytes(self, partition: int, data: Any, records: int = 1) -> None:
+        """Add bytes (any buffer, which is held until a run is full) to one partition; reads give them back in pieces.
+
+        records: how many records of the caller's they are, for the counts.
+        """
+        self._check_open()
+        self._check_partition(partition)
+        if self._schema is not None:
+            raise TypeError("this attempt has rows already; opaque bytes go to another")
+        if self._parts is None:
+            self._parts = [[] for _ in range(self._shuffle.partitions)]
+        view = memoryview(data).cast("B")
+        if self._held_bytes and self._held_bytes + len(view) > self._room():
+            self._flush()
+        if len(view):
+            self._parts[partition].append(view)
+        self._held_bytes += len(view)
+        self._records += records
+
+    # --- runs -----------------------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write what is held as a run now. For memory pressure; runs much shorter than a segment make reads slower."""
+        self._check_open()
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._parts is not None:
+            self._flush_bytes()
+        elif self._batches:
+            batches, ids = self._batches, self._ids
+            self._batches, self._ids = [], []
+            self._write_rows(batches, ids)
+        self._held_bytes = 0
+        self._shuffle.store._session.trap("shuffle.flushed")
+
+    def _write_rows(self, batches: list[pa.RecordBatch], ids: list[np.ndarray]) -> None:
+        assert self._schema is not None
+        plan = RunPlan(self._schema, batches, ids, self._shuffle.partitions)
+        _, empty = room_for(self._shuffle.store, 512, self._shuffle.pool, self._group)
+        if plan.payload_bytes > empty and plan.rows > 1:
+            for half in _halves(batches, ids):
+                self._write_rows(*half)
+            return
+        key = self._begin(plan.payload_bytes)
+        place = {"pool": self._shuffle.pool, "group": self._group}
+        if plan.in_place and plan.payload_bytes <= empty:
+            checks: list[np.ndarray] = []
+
+            def fill(address: int) -> None:
+                plan.fill(address)
+                checks.append(partition_checks(_batch_at(address, plan), plan.starts))
+
+            kind, schema_bytes = layout.KIND_BATCH, plan.schema_bytes
+            hashed = put_placed(
+                self._shuffle.store, key, kind, plan.rows, plan.payload_bytes, schema_bytes, fill, **place
+            )
+            self._runs.append(Run(hashed, plan.starts, checks[0]))
+        else:
+            batch = plan.batch()
+            hashed = put_batch(self._shuffle.store, key, batch, **place)
+            self._runs.append(Run(hashed, plan.starts, partition_checks(batch, plan.starts)))
+        self._bytes += plan.payload_bytes
+
+    def _flush_bytes(self) -> None:
+        assert self._parts is not None
+        sizes = [sum(map(len, parts)) for parts in self._parts]
+        starts = np.zeros(self._shuffle.partitions + 1, "u4")
+        np.cumsum(sizes, out=starts[1:])
+        total = int(starts[-1])
+        if total == 0:
+            return
+        parts = [part for group in self._parts for part in group]
+        self._parts = [[] for _ in range(self._shuffle.partitions)]
+        key = self._begin(total)
+        place = {"pool": self._shuffle.pool, "group": self._group}
+        checks: list[np.ndarray] = []
+        _, empty = room_for(self._shuffle.store, 512, self._shuffle.pool, self._group)
+        if total > empty:
+            whole = b"".join(parts)
+            checks.append(partition_checks(byte_batch(pa.py_buffer(whole)), starts))
+            hashed = put_large_bytes(self._shuffle.store, key, whole, **place)
+        else:
+
+            def fill(address: int) -> None:
+                _join(parts, address, total)
+                checks.append(partition_checks(byte_batch(pa.foreign_buffer(address, total, parts)), starts))
+
+            hashed = put_placed(self._shuffle.store, key, layout.KIND_BYTES, 0, total, 0, fill, **place)
+        self._runs.append(Run(hashed, starts, checks[0]))
+        self._bytes += total
+
+    def _begin(self, size: int) -> str:
+        """The next run's key, once the application's quota has room for it."""
+        sequence, deadline = len(self._runs), time.monotonic() + WAIT_S
+        arguments = {**self.name._asdict(), "sequence": sequence, "size": size}
+        while not self._shuffle.call("shuffle_reserve", **arguments):
+            if time.monotonic() > deadline:
+                raise Full(
+                    f"application {self.name.app!r} has used its quota and freed nothing for {WAIT_S:g} s; "
+                    "drop shuffles it has read, or give it a larger quota"
+                )
+            time.sleep(POLL_S)
+        return self.name.run(sequence)
+
+    # --- end ------------------------------------------------------------------------------------------------------------------
+
+    def close(self) -> Receipt:
+        """Write what is held, and commit. Again: the same receipt. Raises Conflict, Expired, Full, PeerLost.
+
+        Cost: one call to the daemon besides the last run.
+        """
+        if self._receipt is not None:
+            return self._receipt
+        self._check_open()
+        self._flush()
+        manifest = Manifest(
+            BYTES if self._schema is None and self._parts is not None else ROWS,
+            self._shuffle.partitions,
+            self._schema.serialize().to_pybytes() if self._schema is not None else b"",
+            self._records,
+            self._bytes,
+            self._runs,
+        )
+        raw = manifest.encode()
+        self._shuffle.store._session.trap("shuffle.committing")
+        answer = self._shuffle.call(
+            "shuffle_commit", **self.name._asdict(), manifest=base64.b64encode(raw).decode(), durable=self._durable
+        )
+        self._done = "committed"
+        self.partition_rows = manifest.partition_rows
+        self._receipt = Receipt(
+            *self.name,
+            rows=self._records,
+            bytes=self._bytes,
+            manifest_hash=manifest.hash,
+            **{**answer, "replicas": tuple(answer["replicas"])},
+        )
+        return self._receipt
+
+    @property
+    def receipt(self) -> Receipt:
+        """What readers need. Raises Closed before the attempt is committed."""
+        if self._receipt is None:
+            raise Closed(
+                f"attempt {self.name.attempt!r} of map {self.name.map_index} is not committed; close() does that"
+            )
+        return self._receipt
+
+    def abort(self) -> None:
+        """Drop what was written. Nothing to do after close()."""
+        if not self._done:
+            self._done = "aborted"
+            self._batches, self._ids, self._parts = [], [], None
+            self._shuffle.call("shuffle_abort", **self.name._asdict())
+
+    def _check_open(self) -> None:
+        if self._done:
+            raise Closed(f"attempt {self.name.attempt!r} of map {self.name.map_index} was {self._done}")
+
+    def __enter__(self) -> MapWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
+        if kind is None and self._done != "aborted":
+            try:
+                self.close()
+            except BaseException:
+                with contextlib.suppress(TierstoreError):
+                    self.abort()
+                raise
+        elif kind is not None:
+            with contextlib.suppress(TierstoreError):
+                self.abort()
+
+
+def _batches(data: pa.RecordBatch | pa.Table) -> list[pa.RecordBatch]:
+    if isinstance(data, pa.RecordBatch):
+        return [data] if data.num_rows else []
+    if isinstance(data, pa.Table):
+        return [batch for batch in data.to_batches() if batch.num_rows]
+    raise TypeError(f"a pyarrow RecordBatch or Table is needed, not {type(data).__name__}")
+
+
+def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
+    if batch.schema.get_field_index(name) < 0:
+        raise ValueError(f"there is no column {name!r}, or more than one; columns are {batch.schema.names}")
+    return batch.column(batch.schema.get_field_index(name))
+
+
+def _whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _batch_at(address: int, plan: RunPlan) -> pa.RecordBatch:
+    """The batch that was put in place: what readers will see."""
+    payload = pa.foreign_buffer(address, plan.payload_bytes, plan)
+    return pa.ipc.read_record_batch(payload.slice(plan.schema_bytes), plan.schema)
+
+
+def _halves(
+    batches: list[pa.RecordBatch], ids: list[np.ndarray]
+) -> list[tuple[list[pa.RecordBatch], list[np.ndarray]]]:
+    """The same rows in two parts."""
+    half = sum(batch.num_rows for batch in batches) // 2
+    first: tuple[list[pa.RecordBatch], list[np.ndarray]] = ([], [])
+    second: tuple[list[pa.RecordBatch], list[np.ndarray]] = ([], [])
+    for batch, numbers in zip(batches, ids, strict=True):
+        rows = min(half, batch.num_rows)
+        half -= rows
+        for part, cut, chosen in (
+            (first, batch.slice(0, rows), numbers[:rows]),
+            (second, batch.slice(rows), numbers[rows:]),
+        ):
+            if cut.num_rows:
+                part[0].append(cut)
+                part[1].append(chosen)
+    return [first, second]
+
+
+def _join(parts: list[memoryview], address: int, total: int) -> None:
+    """Copy parts one behind the other to an address, and zeros up to a whole line."""
+    target = memoryview((ctypes.c_char * (-(-total // 64) * 64)).from_address(address)).cast("B")
+    at = 0
+    for part in parts:
+        target[at : at + len(part)] = part
+        at += len(part)
+    target[total:] = bytes(len(target) - total)
