@@ -41,8 +41,8 @@ from . import datafusion as arrow
 NOTES = 64
 # After columns could not be kept wide, this is not tried again for so long.
 WIDEN_AGAIN_S = 30.0
-# Row groups of which a function keeps a column, for the next of its calls.
-UNITS_KEPT = 4
+# Row groups of which a function keeps a column for the next of its calls, per processor: each works on one.
+UNITS_KEPT = 2
 # What each row has in the table in memory: its row group, and its number there.
 PLACE = ("tierstore unit", "tierstore row")
 # Types that a function cannot give: Arrow takes no rows of views (within lists or structs), DataFusion knows maps by another name.
@@ -250,7 +250,7 @@ class Switch:
 class Filled:
     """A column as a function of rows' places: read from the cache, or filled into it, a row group at a time.
 
-    Memory: UNITS_KEPT row groups of the column.
+    Memory: UNITS_KEPT row groups of the column for each processor, and one more while it is read.
     """
 
     def __init__(self, dataset: Dataset, snapshot: Snapshot, entry: pa.Field, note: arrow.Note):
@@ -282,12 +282,14 @@ class Filled:
         return widen(whole.take(pa.array(back)), self._entry.type)
 
     def _unit(self, number: int) -> pa.ChunkedArray:
+        column = self._kept.get(number)
+        if column is None:
+            unit = self._snapshot.units()[number]
+            batches = self._dataset.batches(self._snapshot, [unit], self._schema, None)
+            column = pa.Table.from_batches(batches, self._schema).column(0)
         with self._lock:
-            column = self._kept.get(number)
-            if column is None:
-                unit = self._snapshot.units()[number]
-                batches = self._dataset.batches(self._snapshot, [unit], self._schema, None)
-                column = self._kept[number] = pa.Table.from_batches(batches, self._schema).column(0)
-                while len(self._kept) > UNITS_KEPT:
-                    self._kept.popitem(last=False)
-            return column
+            self._kept[number] = column
+            self._kept.move_to_end(number)
+            while len(self._kept) > UNITS_KEPT * len(os.sched_getaffinity(0)):
+                self._kept.popitem(last=False)
+        return column
