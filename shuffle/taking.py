@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,13 +21,7 @@ def take(chunks: list[pa.Array], kind: pa.DataType, sources: pa.Array) -> pa.Arr
         plain = [pc.run_end_decode(chunk) for chunk in chunks]
         return pc.run_end_encode(take(plain, kind.value_type, sources), kind.run_end_type)
     if is_list_view(kind):
-        large = pa.types.is_large_list_view(kind)
-        lists = (pa.large_list if large else pa.list_)(kind.value_field)
-        taken = take([chunk.cast(lists) for chunk in chunks], lists, sources)
-        make = pa.LargeListViewArray if large else pa.ListViewArray
-        sizes = pc.list_value_length(taken).fill_null(0)
-        mask = taken.is_null() if taken.null_count else None
-        return make.from_arrays(taken.offsets.slice(0, len(taken)), sizes, taken.values, type=kind, mask=mask)
+        return _compact(pa.concat_arrays(chunks).take(sources))
     if pa.types.is_dictionary(kind) and any(chunk.dictionary.null_count for chunk in chunks):
         chunks = [
             chunk.dictionary_decode().dictionary_encode().cast(kind) for chunk in chunks
@@ -35,6 +30,19 @@ def take(chunks: list[pa.Array], kind: pa.DataType, sources: pa.Array) -> pa.Arr
     if plain_kind.equals(kind):
         return pa.concat_arrays(chunks).take(sources)
     return pa.concat_arrays([chunk.cast(plain_kind) for chunk in chunks]).take(sources).cast(kind)
+
+
+def _compact(lists: pa.Array) -> pa.Array:
+    """A list view of which each value is in the child once, in order. (pyarrow's cast to a list loses values of some.)"""
+    sizes = pc.list_value_length(lists).fill_null(0).to_numpy().astype("i8")
+    ends = np.cumsum(sizes)
+    places = np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(lists.offsets.to_numpy() - (ends - sizes), sizes)
+    large = pa.types.is_large_list_view(lists.type)
+    kind = np.int64 if large else np.int32
+    values = take([lists.values], lists.type.value_type, pa.array(places))
+    mask = lists.is_null() if lists.null_count else None
+    make = pa.LargeListViewArray if large else pa.ListViewArray
+    return make.from_arrays((ends - sizes).astype(kind), sizes.astype(kind), values, type=lists.type, mask=mask)
 
 
 def _without_views(kind: pa.DataType) -> pa.DataType:

@@ -52,7 +52,9 @@ class _Call:
         self._arrived(head)
 
 
-def pieces_from_afar(store: Store, shuffle: Any, receipts: list[Receipt], first: int, last: int) -> list[pa.RecordBatch]:
+def pieces_from_afar(
+    store: Store, shuffle: Any, receipts: list[Receipt], first: int, last: int
+) -> list[pa.RecordBatch]:
     """Rows as another node gets them."""
     peer = Loopback(store)
     remote = type("Remote", (), {})()
@@ -69,7 +71,7 @@ def pieces_from_afar(store: Store, shuffle: Any, receipts: list[Receipt], first:
 
 
 def test_every_type(store: Store, values: ModuleType, kind: Any) -> None:
-    column = values.array_of(kind, 300) if hasattr(values, "array_of") else values.sample(kind, 300)
+    column = values.make(kind, 300, 1)
     count = len(column)
     table = pa.table({"k": np.arange(count) % 40, "x": column})
     with store.shuffle("app", 0, PARTITIONS) as shuffle:
