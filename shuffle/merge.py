@@ -37,7 +37,8 @@ def merge_sorted(
     Yields:      batches of batch_rows rows, the last one shorter; none if there are no rows.
     Holds:       the batch being read of every input and its keys as words, and batches read to their end until their
                  last rows are given out: at most one more of each input, besides batches that are wholly in one output.
-    Cost:        with one number as the key about 10 ns a row and doubling of the inputs, and two copies of each column.
+    Cost:        for six columns of numbers and one number as the key about 40 ns a row from 8 inputs and 70 from 64, half
+                 of it the copies; besides, for every batch read 0.1 ms, and 0.2 ms from 500 inputs.
     Callers:     one thread; inputs are read on demand, one batch ahead of what is given out.
     Raises:      ValueError for an input that turns out not to be sorted, or another schema than the first one's; KeyError
                  for a key that is not one column; TypeError for a key without an order.

@@ -68,7 +68,7 @@ def hash_partitions(keys: Sequence[pa.Array], partitions: int) -> npt.NDArray[An
     if len(columns) == 1:
         native.partition_one(words_at(columns[0]), rows, partitions, address_of(found), wide)
         return found
-    states = np.empty(rows, np.uint64)
+    states = np.zeros(rows, np.uint64)  # a struct without fields gives no words
     for number, words in enumerate(columns):
         mix = native.mix_next if number else native.mix_first
         mix(words_at(words), rows, address_of(states))

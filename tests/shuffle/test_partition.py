@@ -184,6 +184,12 @@ def test_a_dictionary_of_dates_hashes_like_the_dates() -> None:
     assert hash_partitions([days.dictionary_encode()], 999).tolist() == hash_partitions([days], 999).tolist()
 
 
+def test_keys_without_any_bits() -> None:
+    nothing = pa.array([{}, None, {}], pa.struct([]))
+    assert hash_partitions([nothing], 5).tolist() == [0, 0, 0]
+    assert hash_partitions([pa.array([b"", b""], pa.binary(0))], 1000).tolist() == naive([pa.array([b"", b""])], 1000)
+
+
 @pytest.mark.parametrize(
     ("keys", "partitions", "error", "text"),
     [
