@@ -18,7 +18,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-NAMES = ("get", "put", "overflow", "ring", "scan", "kmeans", "start", "restart", "idle", "churn", "emulation", "sql")
+NAMES = (
+    "get",
+    "put",
+    "overflow",
+    "ring",
+    "scan",
+    "kmeans",
+    "start",
+    "restart",
+    "idle",
+    "churn",
+    "emulation",
+    "sql",
+    "wire",
+)
 
 
 @dataclass(frozen=True)

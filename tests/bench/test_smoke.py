@@ -11,7 +11,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("get", "put", "overflow", "ring", "scan", "kmeans", "start", "restart", "idle", "churn", "emulation", "sql")
+NAMES = (
+    "get",
+    "put",
+    "overflow",
+    "ring",
+    "scan",
+    "kmeans",
+    "start",
+    "restart",
+    "idle",
+    "churn",
+    "emulation",
+    "sql",
+    "wire",
+)
 TIMEOUT_S = 180
 
 
