@@ -216,7 +216,7 @@ class Listener:
         try:
             frame = stream.receive((AUTH,), wait_s=max(0.001, deadline - time.monotonic()))
         except ProtocolError as error:
-            self._complaints.say("did not authenticate: %s", error)
+            self._complaints.say("failed to authenticate: %s", error)
             return self._refuse(stream, 0, protocol.error_body(error))
         if not self.config.security.accepts(frame.body.get("token")):
             self._complaints.say("%s failed to authenticate: its token is not the daemon's", stream.peer)
