@@ -1,7 +1,8 @@
-"""Is a shuffle through the store as fast as one through plain files in memory, and what do its books cost?
+"""Is a shuffle through the store as fast as one through files in memory, and how near is the network to a bare socket?
 
 Two map processes write, then two reduce processes read back, partition by partition; a daemon in its own process. See
-shuffle_tasks.py for what the processes do and for the files they are compared with.
+shuffle_tasks.py for what the processes do and for the files they are compared with, shuffle_push.py for writing against
+pushing, shuffle_remote.py for reading from another node, shuffle_books.py for what manifests cost.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from typing import Any
 import tierstore
 
 from .data import GIB, MIB
-from .harness import Bench, Target, at_least, ratios
+from .harness import Bench, Target, at_least, at_most, ratios
 from .node import MEMORY, Client, Node, clients, connected, folder, serving, together
 from .shuffle_books import time_books
-from .shuffle_tasks import ROW_BYTES, remove_runs
+from .shuffle_push import time_push
+from .shuffle_remote import time_remote
+from .shuffle_tasks import ROW_BYTES, remove_runs, written_bytes
 
 TASKS = 2
+PLAYED = "PMem played by tmpfs, profile none"
 FILES = "Arrow IPC files in /dev/shm by the same kernels, without checks, in turns"
 
 
@@ -140,6 +144,9 @@ def run(bench: Bench) -> None:
     rounds = bench.parameter("rounds", 1, 5)
     with teams_of(bench) as teams:
         time_dram(bench, teams, rounds)
+        time_pmem(bench, teams, rounds)
+    time_push(bench, rounds)
+    time_remote(bench, rounds)
     time_books(bench)
 
 
@@ -167,3 +174,29 @@ def time_dram(bench: Bench, teams: Teams, rounds: int) -> None:
             for name, phases in (("store", ours), ("files", theirs)):
                 speed = [teams.bytes / value / 1e9 for value in phases.whole]
                 bench.report(f"{what}: bytes shuffled a second, {name}", speed, "GB/s")
+
+
+def time_pmem(bench: Bench, teams: Teams, rounds: int) -> None:
+    """Data four times the dram budget with pmem below, against all of them in dram."""
+    dram, partitions = teams.bytes // 4 // MIB * MIB, 200
+    below = f"{{memory}}/pmem:{teams.bytes + teams.bytes // 4 + 64 * MIB}"
+    enough = bench.parameters["dram_bytes"]
+    with (
+        serving("--dram", str(enough)) as large,
+        serving("--dram", str(dram), "--pmem", below) as small,
+        teams.connected(large) as all_dram,
+        teams.connected(small) as tiered,
+    ):
+        all_in_dram, four_times = Phases(), Phases()
+        for _ in range(2):  # enters both arenas into page tables
+            over_store(teams, large, all_dram, partitions, Phases())
+            over_store(teams, small, tiered, partitions, Phases())
+        before, teams.disk = written_bytes(small.pid), 0
+        for _ in range(rounds):
+            over_store(teams, large, all_dram, partitions, all_in_dram)
+            over_store(teams, small, tiered, partitions, four_times)
+        disk = written_bytes(small.pid) - before + teams.disk
+    what = "data 4 times dram, pmem below, 200 partitions"
+    baseline = "the same data all in dram, in turns"
+    report_phases(bench, what, four_times, all_in_dram, at_least(0.8), baseline, emulated=PLAYED)
+    bench.report(f"{what}: written to disk", disk, "bytes", at_most(0), "by daemon and map tasks", emulated=PLAYED)

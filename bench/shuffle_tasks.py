@@ -13,6 +13,7 @@ import contextlib
 import mmap
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,9 @@ RUN_BYTES = 31 * MIB
 Words = npt.NDArray[np.uint64]
 
 
-def written_bytes() -> int:
-    """What this process has had written to storage."""
-    lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+def written_bytes(pid: int | str = "self") -> int:
+    """What a process has had written to storage."""
+    lines = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
     return int(lines["write_bytes"])
 
 
@@ -107,34 +108,34 @@ class MapTask(Task):
             "begin": began,
             "end": ended,
             "disk": written_bytes() - before,
-            "runs": len(writer._runs),
             "receipt": writer.receipt.to_dict(),
         }
 
     def write_files(self, folder: str, partitions: int, map_index: int, times: int) -> dict[str, Any]:
         """One map task over files."""
         began = time.perf_counter()
+        for number, plan in enumerate(self.runs(partitions, times)):
+            plan.fill(np.frombuffer(self._buffer, "u1").ctypes.data)
+            with open(f"{folder}/{map_index}-{number}.arrow", "wb", buffering=0) as file:
+                file.write(memoryview(self._buffer)[: plan.payload_bytes])
+            with open(f"{folder}/{map_index}-{number}.index", "wb", buffering=0) as file:
+                file.write(np.append(np.uint32(plan.schema_bytes), plan.starts))
+        return {"begin": began, "end": time.perf_counter()}
+
+    def runs(self, partitions: int, times: int) -> Iterator[RunPlan]:
+        """The same rows as the store's writer gets, planned run by run."""
         held: list[pa.RecordBatch] = []
         ids: list[Any] = []
-        size, runs = 0, 0
+        size = 0
         for _ in range(times):
             for batch in self._batches:
                 if size + batch.nbytes > RUN_BYTES:
-                    self._write_run(f"{folder}/{map_index}-{runs}", held, ids, partitions)
-                    held, ids, size, runs = [], [], 0, runs + 1
+                    yield RunPlan(batch.schema, held, ids, partitions)
+                    held, ids, size = [], [], 0
                 held.append(batch)
                 ids.append(hash_partitions([batch.column(KEY)], partitions))
                 size += batch.nbytes
-        self._write_run(f"{folder}/{map_index}-{runs}", held, ids, partitions)
-        return {"begin": began, "end": time.perf_counter(), "runs": runs + 1}
-
-    def _write_run(self, path: str, held: list[pa.RecordBatch], ids: list[Any], partitions: int) -> None:
-        plan = RunPlan(held[0].schema, held, ids, partitions)
-        plan.fill(np.frombuffer(self._buffer, "u1").ctypes.data)
-        with open(f"{path}.arrow", "wb", buffering=0) as file:
-            file.write(memoryview(self._buffer)[: plan.payload_bytes])
-        with open(f"{path}.index", "wb", buffering=0) as file:
-            file.write(np.append(np.uint32(plan.schema_bytes), plan.starts))
+        yield RunPlan(held[0].schema, held, ids, partitions)
 
 
 class ReduceTask(Task):
