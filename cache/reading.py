@@ -148,6 +148,11 @@ class Reader:
                 return found
             skip += 1
 
+    def find_mapped(self, key: str, index: int, version: int) -> Found | None:
+        """Block ``index`` of a key, of that version, if it lies in a mapped tier; None for one on disk too."""
+        fields = self._native.lookup(self._x, key, index, version, 0, 1)
+        return Found(self.session, fields) if isinstance(fields, tuple) and fields[1] else None
+
     def _renew(self) -> None:
         """A new daemon runs: look again in its index."""
         if self.session.closed:
