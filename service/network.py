@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tierstore.ringbuf.errors import TierstoreError
+from tierstore.ringbuf.errors import Closed, TierstoreError
 
 from .config import StoreConfig
 from .wire.address import Address, parse_address, resolve
@@ -41,6 +41,7 @@ class Nodes:
         self._peers: dict[str, Peer] = {}
         self._names: list[str] = []
         self._looked_up = -NAMES_S
+        self._closed = False
 
     def names(self) -> list[str]:
         """The configured nodes as "host:port", without this one."""
@@ -58,6 +59,8 @@ class Nodes:
     def peer(self, node: str) -> Peer:
         """The connection to one. Raises ConfigError."""
         with self._lock:
+            if self._closed:
+                raise Closed("this store was closed")
             if self._security is None:
                 self._security = Security.of(self._config)
             if node not in self._peers:
@@ -67,7 +70,7 @@ class Nodes:
     def close(self) -> None:
         """Close all connections."""
         with self._lock:
-            peers, self._peers = list(self._peers.values()), {}
+            peers, self._peers, self._closed = list(self._peers.values()), {}, True
         for peer in peers:
             peer.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 import click
@@ -11,6 +12,8 @@ from tierstore.ringbuf.errors import NotFound, TierstoreError
 
 from .config import format_size
 from .output import json_option, print_value, progress, show_rows, socket_option
+
+DRAIN_POLL_S = 0.2
 
 
 @click.group()
@@ -98,33 +101,54 @@ def drop(app: str, number: int | None, socket: str | None) -> None:
 
 @click.command()
 @click.option("--undo", is_flag=True, help="Take new data again.")
+@click.option("--wait", default=60.0, show_default=True, metavar="SECONDS", help="For attempts that were begun before.")
 @socket_option
 @json_option
-def drain(undo: bool, socket: str | None, as_json: bool) -> None:
+def drain(undo: bool, wait: float, socket: str | None, as_json: bool) -> None:
     """Bring this node's shuffle output to other nodes, before it is stopped; readers find it there."""
-    attempts = _call(socket, "shuffle_drain", on=not undo)
+    found = _call(socket, "shuffle_drain", on=not undo)
     if undo:
         click.echo("this node takes new data again")
         return
     moved: dict[str, int] = {}
     failed: list[str] = []
+    done: set[tuple[Any, ...]] = set()
+    deadline = time.monotonic() + wait
     with progress(as_json) as bar:
-        task = bar.add_task("attempts", total=len(attempts))
-        for app, number, map_index, attempt in attempts:
-            try:
-                node = _call(socket, "shuffle_move", app=app, shuffle=number, map_index=map_index, attempt=attempt)
-                moved[node] = moved.get(node, 0) + 1
-            except NotFound:  # dropped meanwhile
-                pass
-            except TierstoreError as error:
-                failed.append(str(error))
-            bar.update(task, advance=1)
-    print_value({"moved": moved, "failed": failed}, as_json, _render_drain)
-    sys.exit(1 if failed else 0)
+        task = bar.add_task("attempts", total=None)
+        while True:
+            left = [tuple(entry) for entry in found["attempts"] if tuple(entry) not in done]
+            bar.update(task, total=len(done) + len(left))
+            for entry in left:
+                _move(socket, entry, moved, failed)
+                done.add(entry)
+                bar.update(task, advance=1)
+            if not left and (not found["open"] or time.monotonic() > deadline):
+                break
+            time.sleep(0 if left else DRAIN_POLL_S)
+            found = _call(socket, "shuffle_drain", on=True)
+    print_value({"moved": moved, "failed": failed, "open": found["open"]}, as_json, _render_drain)
+    sys.exit(1 if failed or found["open"] else 0)
+
+
+def _move(socket: str | None, entry: tuple[Any, ...], moved: dict[str, int], failed: list[str]) -> None:
+    app, number, map_index, attempt = entry
+    try:
+        node = _call(socket, "shuffle_move", app=app, shuffle=number, map_index=map_index, attempt=attempt)
+        moved[node] = moved.get(node, 0) + 1
+    except NotFound:  # dropped meanwhile
+        pass
+    except TierstoreError as error:
+        failed.append(str(error))
 
 
 def _render_drain(found: dict[str, Any]) -> None:
     show_rows("moved", ["node", "attempts"], sorted(found["moved"].items()))
     for reason in found["failed"]:
         click.echo(f"NOT MOVED {reason}")
-    click.echo("the node can be stopped" if not found["failed"] else f"{len(found['failed'])} attempts are only here")
+    if found["open"]:
+        click.echo(
+            f"{found['open']} attempts were begun and are not committed; drain again when they are, or drop them"
+        )
+    if not found["failed"] and not found["open"]:
+        click.echo("the node can be stopped")

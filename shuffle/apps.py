@@ -11,18 +11,20 @@ GONE_MAX = 4096
 
 @dataclass
 class State:
-    """One attempt. committed: bytes of its manifest, 0 before."""
+    """One attempt. runs: how many each of its writers began; committed: bytes of its manifest, 0 before."""
 
-    runs: int = 0
+    runs: dict[str, int] = field(default_factory=dict)
     bytes: int = 0
     committed: int = 0
+    publishing: bool = False
 
 
 @dataclass
 class Attempts:
-    """One shuffle: its attempts by (map index, attempt)."""
+    """One shuffle: its attempts by (map index, attempt). since: when it was opened here."""
 
     partitions: int
+    since: float = 0.0
     states: dict[tuple[int, str], State] = field(default_factory=dict)
 
     def attempt(self, map_index: int, attempt: str) -> State:
@@ -36,7 +38,7 @@ class Attempts:
             "maps": len({map_index for map_index, _ in committed}),
             "attempts": len(committed),
             "open_attempts": len(self.states) - len(committed),
-            "runs": sum(state.runs for state in self.states.values()),
+            "runs": sum(sum(state.runs.values()) for state in self.states.values()),
             "bytes": sum(state.bytes for state in self.states.values()),
             "manifest_bytes": sum(state.committed for state in self.states.values()),
         }
@@ -51,7 +53,9 @@ class App:
     until: float
     secret: str  # its digest
     shuffles: dict[int, Attempts] = field(default_factory=dict)
-    renewed_copies: float = 0.0  # the renewal that other nodes were told last
+    busy: int = 0  # calls under way; meanwhile its lease does not end
+    renewed_here: float = 0.0  # by a process of this node
+    told: float = 0.0  # the renewal that other nodes were told last
 
     def used(self) -> int:
         """Bytes written or reserved by all its attempts."""

@@ -8,7 +8,7 @@ import threading
 import uuid
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -70,7 +70,9 @@ class Shuffle:
         if renew:
             arguments = (weakref.ref(store), app, answer["lease_s"] / RENEWALS, self._stop)
             threading.Thread(target=_renew, args=arguments, name="tierstore-lease", daemon=True).start()
-        store.at_close.append(self.close)
+        end = weakref.WeakMethod(self.close)
+        self._at_close = lambda: _call(end())
+        store.at_close.append(self._at_close)
 
     def call(self, name: str, **arguments: Any) -> Any:
         """One request to the daemon."""
@@ -177,23 +179,34 @@ class Shuffle:
     def drop(self) -> None:
         """Delete this shuffle; readers get Expired. Views stay valid."""
         self.call("shuffle_drop", app=self.app, shuffle=self.number)
+        self.close()
 
     def end_app(self) -> None:
         """Delete all shuffles of the application."""
         self.call("shuffle_end", app=self.app)
+        self.close()
 
     def close(self) -> None:
         """Stop renewing the lease. The data stay until the lease ends, or they are dropped."""
         self._stop.set()
         self.manifests.clear()
         with contextlib.suppress(ValueError):
-            self.store.at_close.remove(self.close)
+            self.store.at_close.remove(self._at_close)
 
     def __enter__(self) -> Shuffle:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.close()
+
+
+def _call(function: Callable[[], None] | None) -> None:
+    if function is not None:
+        function()
 
 
 def _renew(held: weakref.ref[Store], app: str, every_s: float, stop: threading.Event) -> None:

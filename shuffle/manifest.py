@@ -8,7 +8,9 @@
         20  4                bytes of the schema message, 0 for opaque bytes
         24  8                rows (records, for opaque bytes) of the attempt
         32  8                bytes of the attempt's runs
-        40  16               zero
+        40  4                1 if the commit was to be durable
+    44  4                zero
+    48  8                the writer's nonce
         56  8                XXH3-64 of everything but this field
         64  …                schema message, padded to 8
          …  16 x runs        per run: XXH3-64 of its record's payload, and how many rows (bytes) it has
@@ -32,13 +34,12 @@ import xxhash
 
 from tierstore.ringbuf.errors import CorruptionError
 
-from .names import PARTITIONS_MAX
+from .names import PARTITIONS_MAX, RUNS_MAX
 
 MAGIC = b"TSMANIF1"
-HEADER = struct.Struct("<8sIIIIQQ16xQ")
+HEADER = struct.Struct("<8sIIIIQQI4xQQ")
 HASH_AT = HEADER.size - 8
 ROWS, BYTES = 0, 1
-RUNS_MAX = 1 << 20
 
 
 @dataclass
@@ -65,6 +66,8 @@ class Manifest:
     records: int
     total_bytes: int
     runs: list[Run]
+    durable: bool = False
+    nonce: str = "0" * 16
     hash: int = 0  # once it was encoded or decoded
 
     @cached_property
@@ -89,7 +92,8 @@ class Manifest:
         parts += [run.checks.astype("<u8").tobytes() for run in self.runs]
         body = b"".join(parts)
         fields = (MAGIC, self.kind, self.partitions, len(self.runs), len(self.schema_message))
-        header = HEADER.pack(*fields, self.records, self.total_bytes, 0)[:HASH_AT]
+        sums = (self.records, self.total_bytes, int(self.durable), int(self.nonce, 16))
+        header = HEADER.pack(*fields, *sums, 0)[:HASH_AT]
         self.hash = hash_of(header, body)
         return header + struct.pack("<Q", self.hash) + body
 
@@ -99,7 +103,9 @@ def decode(raw: Any, what: str) -> Manifest:
     view = memoryview(raw).cast("B")
     if len(view) < HEADER.size:
         raise CorruptionError(what, 0, f"a manifest of at least {HEADER.size} bytes", f"{len(view)} bytes")
-    magic, kind, partitions, runs, schema_bytes, records, total_bytes, expected = HEADER.unpack_from(view)
+    magic, kind, partitions, runs, schema_bytes, records, total_bytes, durable, nonce, expected = HEADER.unpack_from(
+        view
+    )
     if magic != MAGIC:
         raise CorruptionError(what, 0, f"a manifest, which begins with {MAGIC!r}", f"{bytes(magic)!r}")
     if kind not in (ROWS, BYTES) or not 0 < partitions <= PARTITIONS_MAX or runs > RUNS_MAX:
@@ -123,12 +129,8 @@ def decode(raw: Any, what: str) -> Manifest:
         if run.starts[0] != 0 or run.rows != rows or (run.starts[1:] < run.starts[:-1]).any():
             raise CorruptionError(what, starts_at, "partitions one behind the other in each run", "others")
     message = bytes(view[HEADER.size : HEADER.size + schema_bytes])
-    return Manifest(kind, partitions, message, records, total_bytes, made, found)
-
-
-def total_bytes_of(raw: Any) -> int:
-    """Bytes of the runs that a manifest names."""
-    return int(HEADER.unpack_from(raw)[6])
+    name = f"{nonce:016x}"
+    return Manifest(kind, partitions, message, records, total_bytes, made, durable == 1, name, found)
 
 
 def hash_of(*parts: Any) -> int:

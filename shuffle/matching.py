@@ -18,7 +18,7 @@ def check_runs(requests: Requests, name: Attempt, parsed: manifests.Manifest) ->
     Payloads are compared by the hashes in their headers, which were computed when they were written.
     """
     for sequence, run in enumerate(parsed.runs):
-        found = root_of(requests, name.run(sequence))
+        found = root_of(requests, name.run(sequence, parsed.nonce))
         if found is None:
             raise Conflict(f"run {sequence} of {name.key!r} is not here: the attempt cannot be committed")
         rows = found.rows if parsed.kind == manifests.ROWS else found.size

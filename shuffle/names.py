@@ -3,7 +3,8 @@
 shuffle/APP                               the application: lease, quota, pool
 shuffle/APP/SHUFFLE                       one shuffle: its number of partitions
 shuffle/APP/SHUFFLE/MAP/ATTEMPT           the manifest of a committed attempt
-shuffle/APP/SHUFFLE/MAP/ATTEMPT/SEQUENCE  one run of an attempt
+shuffle/APP/SHUFFLE/MAP/ATTEMPT/RUN       one run: its number, a point, and its writer's nonce, which tells
+                                              writers apart that use one attempt's name
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ CALLS = tuple(
     for name in ("open", "touch", "reserve", "commit", "abort", "drop", "end", "why", "list", "drain", "move")
 )
 NUMBER_MAX = (1 << 31) - 1
-PARTITIONS_MAX = 1 << 24
+# A manifest crosses the socket as text of at most 64 MiB.
+PARTITIONS_MAX = 1 << 21
+MANIFEST_BYTES_MAX = 46 << 20
+RUNS_MAX = 1 << 20
+_RUN = re.compile(r"([0-9]{1,7})\.([0-9a-f]{16})")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,199}")
 
 
@@ -35,9 +40,9 @@ class Attempt(NamedTuple):
         """Of its manifest."""
         return f"{shuffle_key(self.app, self.shuffle)}/{self.map_index}/{self.attempt}"
 
-    def run(self, sequence: int) -> str:
-        """The key of one of its runs."""
-        return f"{self.key}/{sequence}"
+    def run(self, sequence: int, nonce: str) -> str:
+        """The key of a run of one of its writers."""
+        return f"{self.key}/{sequence}.{nonce}"
 
 
 def app_key(app: str) -> str:
@@ -84,6 +89,7 @@ class Parsed(NamedTuple):
     map_index: int | None = None
     attempt: str | None = None
     sequence: int | None = None
+    nonce: str | None = None
 
 
 def parse(key: str) -> Parsed | None:
@@ -91,8 +97,11 @@ def parse(key: str) -> Parsed | None:
     if not key.startswith(PREFIX):
         return None
     parts = key[len(PREFIX) :].split("/")
-    numbers = [part for position, part in enumerate(parts) if position in (1, 2, 4)]
-    if not 1 <= len(parts) <= 5 or len(parts) == 3 or not all(n.isascii() and n.isdigit() for n in numbers):
+    if len(parts) == 5:
+        run, head = _RUN.fullmatch(parts[4]), parse(key.rpartition("/")[0])
+        return head._replace(sequence=int(run[1]), nonce=run[2]) if run is not None and head is not None else None
+    numbers = [part for position, part in enumerate(parts) if position in (1, 2)]
+    if len(parts) not in (1, 2, 4) or not all(n.isascii() and n.isdigit() and len(n) < 11 for n in numbers):
         return None
-    values: list[object] = [int(part) if position in (1, 2, 4) else part for position, part in enumerate(parts)]
+    values: list[object] = [int(part) if position in (1, 2) else part for position, part in enumerate(parts)]
     return Parsed(*values)  # type: ignore[arg-type]

@@ -53,13 +53,13 @@ class Output:
             if verify:
                 wrong = first_damaged(rows, run.starts[first : last + 1], run.checks[first:last])
                 if wrong is not None:
-                    where = self.name.run(sequence)
+                    where = self.name.run(sequence, self.manifest.nonce)
                     raise CorruptionError(where, 0, f"the rows written to partition {first + wrong}", "others")
             yield Piece(sequence, rows, run.starts[first : last + 1] - run.starts[first])
 
     def _open(self, sequence: int) -> Parts:
         parts: Parts
-        key, run = self.name.run(sequence), self.manifest.runs[sequence]
+        key, run = self.name.run(sequence, self.manifest.nonce), self.manifest.runs[sequence]
         if self.manifest.kind == BYTES:
             buffer, parts = self._lean.bytes(key)
             parts.batches.append(byte_batch(buffer.slice(0, run.rows)))
@@ -84,6 +84,6 @@ def load_output(lean: Lean, receipt: Receipt, known: Manifest | None = None) -> 
                 receipt.name.key, HASH_AT, f"the manifest {receipt.manifest_hash:#x}", f"{known.hash:#x}"
             )
     for sequence in range(len(known.runs)):
-        if not lean.has(receipt.name.run(sequence)):
+        if not lean.has(receipt.name.run(sequence, known.nonce)):
             raise NotFound(f"run {sequence} of {receipt.name.key!r} is not in the store")
     return Output(lean, receipt, known)

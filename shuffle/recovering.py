@@ -9,11 +9,12 @@ import uuid
 
 from tierstore.cache.engine import Engine
 from tierstore.cache.store import Store
-from tierstore.ringbuf.errors import NotFound
+from tierstore.ringbuf.errors import NotFound, TierstoreError
 
 from . import manifest as manifests
 from .apps import App, Attempts
-from .names import PREFIX, app_key, parse
+from .book import LOST
+from .names import PREFIX, Parsed, app_key, parse
 
 log = logging.getLogger("tierstore")
 
@@ -22,38 +23,50 @@ INCARNATION_KEY = PREFIX.rstrip("/")  # no application can have this key
 
 
 def recover_apps(store: Store, now: float) -> dict[str, App]:
-    """Applications by name; each gets its whole lease again. Cost: a walk over the keys of the store."""
+    """Applications by name; each gets its whole lease again. What cannot be read is left out. Cost: a walk over all keys."""
     apps: dict[str, App] = {}
     for key in store.keys(PREFIX):
         parsed = parse(key)
         if parsed is None:
             continue
-        app = apps.get(parsed.app)
-        if app is None:
-            app = apps[parsed.app] = _terms(store, parsed.app, now)
-        if parsed.shuffle is None:
-            continue
-        shuffle = app.shuffles.setdefault(parsed.shuffle, Attempts(0))
-        if parsed.map_index is None:
-            shuffle.partitions = int(json.loads(bytes(store.get_bytes(key)))["partitions"])
-        elif parsed.attempt is not None:
-            state = shuffle.attempt(parsed.map_index, parsed.attempt)
-            if parsed.sequence is None:
-                raw = store.get_bytes(key)
-                state.committed, state.bytes = len(raw), manifests.total_bytes_of(raw)
-            else:
-                state.runs = max(state.runs, parsed.sequence + 1)
-    return apps
+        try:
+            _recover(store, key, parsed, apps, now)
+        except (TierstoreError, ValueError, KeyError, TypeError) as error:  # damaged, or not ours
+            log.warning("%s cannot be read and is left out: %s", key, error)
+    return {name: app for name, app in apps.items() if app.secret != LOST or app.shuffles}
+
+
+def _recover(store: Store, key: str, parsed: Parsed, apps: dict[str, App], now: float) -> None:
+    app = apps.get(parsed.app)
+    if app is None:
+        app = apps[parsed.app] = _terms(store, parsed.app, now)
+    if parsed.shuffle is None:
+        return
+    if parsed.map_index is None:
+        partitions = int(json.loads(bytes(store.get_bytes(key)))["partitions"])
+        app.shuffles.setdefault(parsed.shuffle, Attempts(0, now)).partitions = partitions
+        return
+    assert parsed.attempt is not None
+    if parsed.sequence is not None and parsed.nonce is not None:
+        state = app.shuffles.setdefault(parsed.shuffle, Attempts(0, now)).attempt(parsed.map_index, parsed.attempt)
+        state.runs[parsed.nonce] = max(state.runs.get(parsed.nonce, 0), parsed.sequence + 1)
+        return
+    raw = store.get_bytes(key)
+    found = manifests.decode(raw, key)
+    shuffle = app.shuffles.setdefault(parsed.shuffle, Attempts(0, now))
+    shuffle.partitions = shuffle.partitions or found.partitions  # where the shuffle's own terms were lost
+    state = shuffle.attempt(parsed.map_index, parsed.attempt)
+    state.committed, state.bytes = len(raw), found.total_bytes
 
 
 def _terms(store: Store, name: str, now: float) -> App:
     """An application as its object says; with default terms, and nobody's secret, where that was lost."""
     try:
         values = json.loads(bytes(store.get_bytes(app_key(name))))
-        return App(values["lease_s"], values["quota_bytes"], now + values["lease_s"], values["secret"])
-    except (NotFound, KeyError, ValueError):
+        return App(float(values["lease_s"]), int(values["quota_bytes"]), now + values["lease_s"], str(values["secret"]))
+    except (TierstoreError, ValueError, KeyError, TypeError):
         log.warning("the terms of application %r were lost; it gets a lease of %g s", name, LEASE_S)
-        return App(LEASE_S, 0, now + LEASE_S, "unknown")
+        return App(LEASE_S, 0, now + LEASE_S, LOST)
 
 
 def incarnation_of(engine: Engine, store: Store) -> str:

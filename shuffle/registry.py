@@ -3,14 +3,15 @@
 What is kept is in the store itself, as KEEP objects (names.py); this registry is an index of their keys, rebuilt from them
 at start. A commit is the publication of its manifest, one store in the store's index: before it nothing of the attempt can
 be read, after it everything can, and nothing can change it.
+
+Locks: ``book.turn`` guards what is remembered, and is never held while anything is waited for; ``_changing`` orders what
+opens, drops and sweeps.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
-import hmac
 import json
 import logging
 import threading
@@ -22,19 +23,23 @@ from tierstore.cache.engine import Engine
 from tierstore.cache.inside import store_inside
 from tierstore.cache.lean import Lean
 from tierstore.cache.requests import Requests
-from tierstore.ringbuf.errors import Conflict, Expired, Full, NotFound, Refused
+from tierstore.ringbuf.errors import Conflict, Expired, Full, NotFound
 
 from . import manifest as manifests
-from .apps import App, Attempts, Gone, State, committed, listing, terms_of
-from .matching import check_runs
+from .apps import App, Attempts, State, committed, listing, terms_of
+from .book import LOST, Book, digest_of
+from .committing import Committer
 from .names import (
     CALLS,
     PARTITIONS_MAX,
+    PREFIX,
+    RUNS_MAX,
     Attempt,
     app_key,
     check_attempt,
     check_name,
     check_number,
+    parse,
     shuffle_key,
 )
 from .network import Alone, Network
@@ -44,13 +49,15 @@ from .telling import Teller
 
 log = logging.getLogger("tierstore")
 
-RENEWALS = 4  # of the leases of copies, in the time one lasts
+RENEWALS = 4  # on other nodes, in the time a lease lasts
 LEASE_S_MIN, LEASE_S_MAX = 1.0, 30 * 86400.0
 TICK_S = 0.5
+# After something was dropped its keys are looked for twice more: a writer may have been about to publish.
+SWEEPS_S = (5.0, 60.0)
 
 
 class Registry:
-    """Serves the calls ``shuffle_*``. Callers: any thread; they take turns.
+    """Serves the calls ``shuffle_*``. Callers: any thread.
 
     now: the clock of leases.
     """
@@ -62,18 +69,20 @@ class Registry:
         network: Network | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._requests, self._now, self._network = requests, now, network or Alone()
-        self._replicator = Replicator(self, self._network)
-        self.store = store_inside(engine, requests)
+        self.network, self.step = network or Alone(), engine.mutator.trap
+        self.store, self.store_id = store_inside(engine, requests), engine.mutator.store_id.hex()
+        try:
+            self.book = Book(recover_apps(self.store, now()), now)
+            self.incarnation = incarnation_of(engine, self.store)
+        except BaseException:  # another call makes another registry: it must not find all slots taken
+            self.store.close()
+            raise
         self.lean = Lean(self.store)
-        self._turn = threading.RLock()
-        self._gone = Gone()
-        self._draining = False
-        self._step = engine.mutator.trap
-        self.store_id = engine.mutator.store_id.hex()
-        self._apps = recover_apps(self.store, now())
-        self.incarnation = incarnation_of(engine, self.store)
-        self._teller = Teller(self._network)
+        self.teller = Teller(self.network)
+        self.replicator = Replicator(self, self.network)
+        self._committer = Committer(self, requests)
+        self._changing = threading.RLock()
+        self._draining, self._sweeps = False, list[float]()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tierstore-shuffle", daemon=True)
         self._thread.start()
@@ -88,35 +97,45 @@ class Registry:
         """Stop counting leases, and give the handle up."""
         self._stop.set()
         self._thread.join()
-        self._teller.close()
+        self.teller.close()
         self.store.close()
 
     # --- leases ---------------------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        last = time.monotonic()
         while not self._stop.wait(TICK_S):
+            late = time.monotonic() - last - TICK_S
+            if late > TICK_S:
+                self.book.forgive(late)
             try:
                 self.expire()
-                self._renew_copies()
+                self._renew_elsewhere()
+                if self._sweeps and self._sweeps[0] <= time.monotonic():
+                    self._sweeps.pop(0)
+                    self.sweep()
             except Exception:  # the next round tries again
                 log.exception("dropping expired shuffles failed")
+            last = time.monotonic()
 
     def expire(self) -> None:
         """Drop the applications whose lease has ended."""
-        with self._turn:
-            for name in [name for name, app in self._apps.items() if app.until <= self._now()]:
-                log.info("application %s: its lease ended, its shuffles are dropped", name)
-                self._end(name, f"its lease of {self._apps[name].lease_s:g} s ended")
+        with self.book.turn:
+            due = {name: self.book.apps[name].lease_s for name in self.book.due()}
+        for name, lease_s in due.items():
+            log.info("application %s: its lease ended, its shuffles are dropped", name)
+            self._end(name, f"its lease of {lease_s:g} s ended", due_only=True)
 
-    def _renew_copies(self) -> None:
-        """Let leases of copies on other nodes last as long as those here."""
-        if self._network.replicas == 1 and self._network.node:
-            return
-        with self._turn:
-            for name, app in self._apps.items():
-                if app.renewed_copies + app.lease_s / RENEWALS < app.until - app.lease_s:
-                    app.renewed_copies = app.until - app.lease_s
-                    self._teller.tell("shuffle_touch", app=name, digest=app.secret)
+    def _renew_elsewhere(self) -> None:
+        """What processes of this node hold of an application on other nodes lasts as long as they renew it here."""
+        with self.book.turn:
+            due = [
+                app for app in self.book.apps.items() if app[1].renewed_here > app[1].told + app[1].lease_s / RENEWALS
+            ]
+            for _, app in due:
+                app.told = app.renewed_here
+        for name, app in due:
+            self.teller.tell("shuffle_touch", app=name, digest=app.secret)
 
     def open(
         self,
@@ -127,94 +146,85 @@ class Registry:
         quota_bytes: int = 0,
         secret: str = "",
         digest: str = "",
+        here: bool = True,
     ) -> dict[str, Any]:
-        """Begin a shuffle, or find it; the first of an application sets its terms. Raises Conflict, PermissionError.
+        """Begin a shuffle, or find it; the first of an application sets its terms. Raises Conflict, Refused, ValueError.
 
-        digest: of the secret, from other nodes.
+        digest: of the secret, from other nodes.  here: whether a process of this node opens it.
         """
-        digest = digest or digest_of(secret)
         check_name("app", app)
         check_number("shuffle", shuffle)
-        check_number("partitions", partitions, PARTITIONS_MAX)
-        if partitions == 0:
+        if check_number("partitions", partitions, PARTITIONS_MAX) == 0:
             raise ValueError("partitions 0 cannot be used: at least 1")
         if not LEASE_S_MIN <= lease_s <= LEASE_S_MAX:
             raise ValueError(f"lease_s {lease_s!r} cannot be used: {LEASE_S_MIN:g} to {LEASE_S_MAX:g} seconds")
-        with self._turn:
-            found = self._apps.get(app)
-            if found is None:
-                terms = {"lease_s": lease_s, "quota_bytes": quota_bytes, "secret": digest}
-                self.store.put_bytes(app_key(app), json.dumps(terms).encode(), keep=True)
-                found = self._apps[app] = App(lease_s, quota_bytes, 0.0, digest)
-                self._gone.forget(app)
-            self._authorize(app, digest)
-            found.until = self._now() + found.lease_s
-            known = found.shuffles.get(shuffle)
+        digest = digest or digest_of(secret)
+        with self._changing:
+            with self.book.turn:
+                owner = self.book.apps.get(app)
+            if owner is None or (owner.secret == LOST and here):
+                self._begin_app(app, lease_s, quota_bytes, digest)
+            with self.book.turn:
+                owner = self.book.authorize(app, digest)
+                self.book.renew(owner, here)
+                known = owner.shuffles.get(shuffle)
             if known is not None and known.partitions != partitions:
                 raise Conflict(
                     f"shuffle {shuffle} of application {app!r} has {known.partitions} partitions, not {partitions}; "
                     "use another shuffle number, or drop it first"
                 )
             if known is None:
-                terms = {"partitions": partitions}
-                self.store.put_bytes(shuffle_key(app, shuffle), json.dumps(terms).encode(), keep=True)
-                found.shuffles[shuffle] = Attempts(partitions)
-                self._gone.forget(app, shuffle)
-            return {
-                "lease_s": found.lease_s,
-                "store_id": self.store_id,
-                "incarnation": self.incarnation,
-                "node": self._network.node,
-                "nodes": self._network.names(),
-            }
+                self._put(shuffle_key(app, shuffle), {"partitions": partitions})
+                with self.book.turn:
+                    owner.shuffles[shuffle] = Attempts(partitions, self.book.now())
+                    self.book.gone.forget(app, shuffle)
+        return {
+            "lease_s": owner.lease_s,
+            "store_id": self.store_id,
+            "incarnation": self.incarnation,
+            "node": self.network.node,
+            "nodes": self.network.names(),
+        }
 
-    def authorize(self, app: str, digest: str) -> None:
-        """Let only those use an application who know the digest of its secret; renews its lease. Raises Refused, Expired."""
-        with self._turn:
-            self._authorize(app, digest)
-            self.touch(app)
+    def _begin_app(self, app: str, lease_s: float, quota_bytes: int, digest: str) -> None:
+        self._put(app_key(app), {"lease_s": lease_s, "quota_bytes": quota_bytes, "secret": digest})
+        with self.book.turn:
+            owner = self.book.apps.setdefault(app, App(lease_s, quota_bytes, 0.0, digest))
+            owner.lease_s, owner.quota_bytes, owner.secret = lease_s, quota_bytes, digest
+            self.book.renew(owner)
+            self.book.gone.forget(app)
 
-    def _authorize(self, app: str, digest: str) -> None:
-        if not hmac.compare_digest(self._app(app).secret, digest):
-            raise Refused(f"application {app!r} was opened with another secret")
+    def _put(self, key: str, terms: dict[str, Any]) -> None:
+        self.store.put_bytes(key, json.dumps(terms).encode(), keep=True)
 
     def touch(self, app: str) -> dict[str, Any]:
         """Renew an application's lease. Raises Expired, NotFound."""
-        with self._turn:
-            found = self._app(app)
-            found.until = self._now() + found.lease_s
+        with self.book.turn:
+            found = self.book.app(app)
+            self.book.renew(found)
             return {"lease_s": found.lease_s, "incarnation": self.incarnation}
 
-    def _app(self, app: str) -> App:
-        found = self._apps.get(app)
-        if found is None:
-            reason = self._gone.reason(app)
-            if reason is not None:
-                raise Expired(f"application {app!r} is gone: {reason}; start it again under another name")
-            raise NotFound(f"application {app!r} is not known here; open a shuffle of it first")
-        return found
-
-    def _shuffle(self, app: str, shuffle: int) -> tuple[App, Attempts]:
-        found = self._app(app)
-        attempts = found.shuffles.get(shuffle)
-        if attempts is None:
-            reason = self._gone.reason(app, shuffle)
-            if reason is not None:
-                raise Expired(f"shuffle {shuffle} of application {app!r} is gone: {reason}")
-            raise NotFound(f"shuffle {shuffle} of application {app!r} is not known here; open it first")
-        return found, attempts
+    def authorize(self, app: str, digest: str) -> None:
+        """As Book.authorize(), for other nodes; renews the lease."""
+        with self.book.turn:
+            self.book.renew(self.book.authorize(app, digest), here=False)
 
     # --- attempts -------------------------------------------------------------------------------------------------------------
 
-    def reserve(self, app: str, shuffle: int, map_index: int, attempt: str, sequence: int, size: int) -> bool:
+    def reserve(
+        self, app: str, shuffle: int, map_index: int, attempt: str, sequence: int, size: int, nonce: str
+    ) -> bool:
         """Before a run is written: False where the application's quota has no room for it now.
 
         Raises: Conflict if the attempt is committed, Full if the run can never fit, Expired, NotFound.
         """
         check_attempt(app, shuffle, map_index, attempt)
-        with self._turn:
-            owner, attempts = self._shuffle(app, shuffle)
-            owner.until = self._now() + owner.lease_s
+        check_number("sequence", sequence, RUNS_MAX - 1)
+        if len(nonce) != 16 or not set(nonce) <= set("0123456789abcdef"):
+            raise ValueError(f"nonce {nonce!r:.40} cannot be used: 16 hexadecimal digits")
+        with self.book.turn:
+            owner, attempts = self.book.shuffle(app, shuffle)
+            self.book.renew(owner)
             if self._draining:
                 raise Full("this node is being drained and takes nothing new; write on another")
             state = attempts.attempt(map_index, attempt)
@@ -225,7 +235,7 @@ class Registry:
             if owner.quota_bytes and owner.used() + size > owner.quota_bytes:
                 return False
             state.bytes += size
-            state.runs = max(state.runs, sequence + 1)
+            state.runs[nonce] = max(state.runs.get(nonce, 0), sequence + 1)
             return True
 
     def commit(
@@ -247,139 +257,137 @@ class Registry:
         name = check_attempt(app, shuffle, map_index, attempt)
         raw = base64.b64decode(manifest, validate=True)
         parsed = manifests.decode(raw, f"the manifest of map {map_index}, attempt {attempt}")
-        with self._turn:
-            owner, attempts = self._shuffle(app, shuffle)
-            owner.until = self._now() + owner.lease_s
-            if parsed.partitions != attempts.partitions:
-                raise Conflict(f"a manifest of {parsed.partitions} partitions in a shuffle of {attempts.partitions}")
-            self._check(name, attempts, parsed, raw)
-        # Not in turn: this may take long. What is copied cannot change, and who commits it twice stores the same twice.
-        replicas = self._replicator.copy(name, raw, terms_of(owner, attempts), durable) if copies else []
-        with self._turn:
-            owner, attempts = self._shuffle(app, shuffle)
-            if not self._check(name, attempts, parsed, raw):
-                self._publish(name, attempts.attempt(map_index, attempt), parsed, raw, durable)
-            if durable:
-                self._requests.flush(name.key)
-            return {
-                "durability": "durable" if durable else "volatile",
-                "incarnation": self.incarnation,
-                "store_id": self.store_id,
-                "node": self._network.node,
-                "replicas": replicas,
-            }
+        with self.book.at_work(app):
+            return self._committer.commit(name, parsed, raw, durable or parsed.durable, copies)
 
-    def _check(self, name: Attempt, attempts: Attempts, parsed: manifests.Manifest, raw: bytes) -> bool:
-        """Whether an attempt is committed, with this manifest; if it is not, it can be. Raises Conflict."""
-        if attempts.attempt(name.map_index, name.attempt).committed:
-            if bytes(self.store.get_bytes(name.key)) != raw:
-                raise Conflict(f"attempt {name.attempt!r} of map {name.map_index} is committed with another manifest")
-            return True
-        check_runs(self._requests, name, parsed)
-        return False
-
-    def _publish(self, name: Attempt, state: State, parsed: manifests.Manifest, raw: bytes, durable: bool) -> None:
-        """Runs first, so that what a manifest names is as durable as it is."""
-        self._step("shuffle.checked")
-        if durable:
-            for sequence in range(len(parsed.runs)):
-                self._requests.flush(name.run(sequence))
-        self.store.put_bytes(name.key, raw, keep=True)
-        self._step("shuffle.published")
-        state.committed, state.bytes, state.runs = len(raw), parsed.total_bytes, len(parsed.runs)
-
-    def abort(self, app: str, shuffle: int, map_index: int, attempt: str) -> None:
-        """Give an attempt up: its runs go. Raises Conflict if it is committed."""
+    def abort(self, app: str, shuffle: int, map_index: int, attempt: str, nonce: str = "") -> None:
+        """Give an attempt up: its runs go; those of one writer, if its nonce is given. Raises Conflict if it is committed."""
         name = check_attempt(app, shuffle, map_index, attempt)
-        with self._turn:
-            _, attempts = self._shuffle(app, shuffle)
+        with self.book.turn:
+            _, attempts = self.book.shuffle(app, shuffle)
             state = attempts.states.get((map_index, attempt))
             if state is None:
                 return
-            if state.committed:
+            if state.committed or state.publishing:
                 raise Conflict(f"attempt {attempt!r} of map {map_index} is committed; drop the shuffle instead")
-            self._delete_attempt(name, state.runs)
-            del attempts.states[map_index, attempt]
+            runs = {key: state.runs.pop(key) for key in [nonce or key for key in list(state.runs)] if key in state.runs}
+            if not state.runs:
+                del attempts.states[map_index, attempt]
+        self._delete_runs(name, runs)
 
     # --- ends -----------------------------------------------------------------------------------------------------------------
 
-    def drop(self, app: str, shuffle: int, everywhere: bool = True) -> int:
+    def drop(self, app: str, shuffle: int, everywhere: bool = True, age_s: float = 0.0) -> int:
         """Delete a shuffle; how many attempts it had here. Cost: a delete per run, which are segments, not partitions.
 
-        everywhere: on the other nodes too, soon.
+        everywhere: on the other nodes too, soon.  age_s: how long ago this was asked for; what was opened since stays.
         """
-        with self._turn:
-            owner, attempts = self._shuffle(app, shuffle)
+        with self._changing:
+            with self.book.turn:
+                owner, attempts = self.book.shuffle(app, shuffle)
+                if attempts.since > self.book.now() - age_s:
+                    return 0
             if everywhere:
-                self._teller.tell("shuffle_drop", app=app, shuffle=shuffle, digest=owner.secret)
-            return self._drop(app, owner, shuffle, attempts, "it was dropped")
+                self.teller.tell("shuffle_drop", app=app, shuffle=shuffle, digest=owner.secret)
+            return self._drop(app, shuffle, "it was dropped")
 
-    def _drop(self, app: str, owner: App, shuffle: int, attempts: Attempts, reason: str) -> int:
-        self._gone.note(reason, app, shuffle)
-        for (map_index, attempt), state in attempts.states.items():
-            self._delete_attempt(Attempt(app, shuffle, map_index, attempt), state.runs)
-            self._step("shuffle.dropping")
+    def _drop(self, app: str, shuffle: int, reason: str) -> int:
+        attempts = self.book.forget(app, shuffle, reason)
+        if attempts is None:
+            return 0
+        for (map_index, attempt), state in list(attempts.states.items()):
+            self.delete_attempt(Attempt(app, shuffle, map_index, attempt), state)
+            self.step("shuffle.dropping")
         self._delete(shuffle_key(app, shuffle))
-        del owner.shuffles[shuffle]
+        self._sweeps = [time.monotonic() + wait_s for wait_s in SWEEPS_S]
         return len(attempts.states)
 
-    def _delete_attempt(self, name: Attempt, runs: int) -> None:
-        """The manifest first: what is named by one is whole."""
-        self._delete(name.key)
-        for sequence in range(runs):
-            self._delete(name.run(sequence))
+    def _delete_runs(self, name: Attempt, runs: dict[str, int]) -> None:
+        for nonce, count in runs.items():
+            for sequence in range(count):
+                self._delete(name.run(sequence, nonce))
 
     def _delete(self, key: str) -> None:
         with contextlib.suppress(NotFound):
             self.store.delete(key)
 
-    def end(self, app: str, everywhere: bool = True) -> int:
-        """An application is over: delete all it has; how many shuffles that were here.
+    def discard(self, name: Attempt) -> None:
+        """Delete a copy that another node sent, whose commit there failed."""
+        with self.book.turn:
+            _, attempts = self.book.shuffle(name.app, name.shuffle)
+            state = attempts.states.pop((name.map_index, name.attempt), None)
+        if state is not None:
+            self.delete_attempt(name, state)
 
-        everywhere: on the other nodes too, soon.
-        """
-        with self._turn:
-            owner = self._app(app)
+    def delete_attempt(self, name: Attempt, state: State) -> None:
+        """Delete all keys of an attempt; the manifest first: what is named by one is whole."""
+        self._delete(name.key)
+        self._delete_runs(name, state.runs)
+
+    def end(self, app: str, everywhere: bool = True, age_s: float = 0.0) -> int:
+        """An application is over: delete all it has; how many shuffles that were here. Arguments as of drop()."""
+        with self._changing:
+            with self.book.turn:
+                owner = self.book.app(app)
+                newest = max((attempts.since for attempts in owner.shuffles.values()), default=0.0)
+                if newest > self.book.now() - age_s:
+                    return 0
             if everywhere:
-                self._teller.tell("shuffle_end", app=app, digest=owner.secret)
+                self.teller.tell("shuffle_end", app=app, digest=owner.secret)
             return self._end(app, "it ended")
 
-    def _end(self, app: str, reason: str) -> int:
-        owner = self._apps[app]
-        count = len(owner.shuffles)
-        for shuffle, attempts in list(owner.shuffles.items()):
-            self._drop(app, owner, shuffle, attempts, reason)
-        self._delete(app_key(app))
-        del self._apps[app]
-        self._gone.note(reason, app)
-        return count
+    def _end(self, app: str, reason: str, due_only: bool = False) -> int:
+        with self._changing:
+            with self.book.turn:
+                if app not in (self.book.due() if due_only else self.book.apps):
+                    return 0
+                shuffles = list(self.book.apps[app].shuffles)
+            for number in shuffles:
+                self._drop(app, number, reason)
+            self._delete(app_key(app))
+            with self.book.turn:
+                del self.book.apps[app]
+                self.book.gone.note(reason, app)
+            return len(shuffles)
+
+    def sweep(self) -> None:
+        """Delete what is there and belongs to nothing: published by writers after it was dropped."""
+        with self._changing:
+            for key in self.store.keys(PREFIX):
+                parsed = parse(key)
+                with self.book.turn:
+                    known = parsed is None or self.book.knows(parsed)
+                if not known:
+                    self._delete(key)
 
     # --- drain ----------------------------------------------------------------------------------------------------------------
 
-    def drain(self, on: bool = True) -> list[list[Any]]:
-        """Take nothing new from now on (or again); the committed attempts that move() is to bring elsewhere."""
-        with self._turn:
+    def drain(self, on: bool = True) -> dict[str, Any]:
+        """Take nothing new from now on (or again). attempts: the committed ones, for move(); open: how many may yet commit."""
+        with self.book.turn:
             self._draining = on
-            return committed(self._apps)
+            found = listing(self.book.apps, self.book.now())
+            waiting = sum(entry["open_attempts"] for app in found for entry in app["shuffles"])
+            return {"attempts": committed(self.book.apps), "open": waiting}
 
     def move(self, app: str, shuffle: int, map_index: int, attempt: str) -> str:
         """Store an attempt on another node; its name. Readers that find it gone here ask there. Raises PeerLost, NotFound."""
         name = check_attempt(app, shuffle, map_index, attempt)
-        with self._turn:
-            terms = terms_of(*self._shuffle(app, shuffle))
-        return self._replicator.move(name, bytes(self.store.get_bytes(name.key)), terms)
+        with self.book.at_work(app):
+            terms = terms_of(*self.book.shuffle(app, shuffle))
+            return self.replicator.move(name, bytes(self.store.get_bytes(name.key)), terms)
 
     # --- questions ------------------------------------------------------------------------------------------------------------
 
     def why(self, app: str, shuffle: int, map_index: int, attempt: str) -> str:
         """Why the output of an attempt is not there. Raises Expired where it went with its owner's lease."""
         check_attempt(app, shuffle, map_index, attempt)
-        with self._turn:
+        with self.book.turn:
             try:
-                _, attempts = self._shuffle(app, shuffle)
-            except Expired:
-                raise
+                _, attempts = self.book.shuffle(app, shuffle)
             except NotFound as error:
+                if isinstance(error, Expired):
+                    raise
                 return str(error)
             state = attempts.states.get((map_index, attempt))
             if state is None:
@@ -388,10 +396,5 @@ class Registry:
 
     def list(self) -> list[dict[str, Any]]:
         """Applications, their shuffles and what these hold."""
-        with self._turn:
-            return listing(self._apps, self._now())
-
-
-def digest_of(secret: str) -> str:
-    """What is kept of a secret."""
-    return hashlib.sha256(b"tierstore shuffle " + secret.encode()).hexdigest()
+        with self.book.turn:
+            return listing(self.book.apps, self.book.now())

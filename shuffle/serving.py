@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -12,11 +13,12 @@ import pyarrow as pa
 from tierstore.cache.block import encoder_of
 from tierstore.ringbuf.errors import CorruptionError, Expired, NotFound, TierstoreError
 
+from .book import digest_of
 from .manifest import BYTES
 from .names import PARTITIONS_MAX, Attempt, check_attempt, check_name, check_number
 from .output import Output, Piece, load_output
 from .receipt import Receipt
-from .registry import Registry, digest_of
+from .registry import Registry
 from .remote import checks_at, frame_meta_bytes
 from .replication import Receiver, memory_at
 
@@ -51,6 +53,8 @@ class Serving:
 
     def __init__(self, registry: Callable[[], Registry]):
         self._find = registry
+        self._receiver: Receiver | None = None
+        self._making = threading.Lock()
 
     @property
     def _registry(self) -> Registry:
@@ -61,7 +65,8 @@ class Serving:
         return {
             "shuffle_describe": self.describe,
             "shuffle_fetch": self.fetch,
-            "shuffle_store": lambda call: Receiver(self._registry).store(call),
+            "shuffle_store": self.store,
+            "shuffle_discard": self.discard,
             "shuffle_touch": self.touch,
             "shuffle_drop": self.drop,
             "shuffle_end": self.end,
@@ -74,17 +79,30 @@ class Serving:
         self._registry.authorize(app, digest)
         return app
 
+    def store(self, call: Call) -> dict[str, Any]:
+        """Take a copy of an attempt; see replication.py."""
+        with self._making:
+            self._receiver = self._receiver or Receiver(self._registry)
+        return self._receiver.store(call)
+
+    def discard(self, call: Call) -> None:
+        """Delete a copy whose commit failed where it came from."""
+        app = self._app(call)
+        number, index = call.argument("shuffle", int), call.argument("map_index", int)
+        self._registry.discard(check_attempt(app, number, index, call.argument("attempt", str)))
+
     def touch(self, call: Call) -> None:
         """Renew the lease of an application."""
         self._app(call)
 
     def drop(self, call: Call) -> int:
         """Delete what is here of a shuffle."""
-        return self._registry.drop(self._app(call), call.argument("shuffle", int), everywhere=False)
+        app, number, age_s = self._app(call), call.argument("shuffle", int), call.argument("age_s", float, 0.0)
+        return self._registry.drop(app, number, everywhere=False, age_s=age_s)
 
     def end(self, call: Call) -> int:
         """Delete what is here of an application."""
-        return self._registry.end(self._app(call), everywhere=False)
+        return self._registry.end(self._app(call), everywhere=False, age_s=call.argument("age_s", float, 0.0))
 
     def _outputs(self, call: Call) -> tuple[list[Output | None], list[list[int]], list[list[Any]]]:
         """What was asked for and is here; begins; and [position, kind, reason] of what is not."""

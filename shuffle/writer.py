@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import ctypes
+import secrets
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -19,10 +19,12 @@ import pyarrow as pa
 
 from tierstore.cache.placing import put_batch, put_large_bytes, put_placed, room_for
 from tierstore.ringbuf import layout
-from tierstore.ringbuf.errors import Closed, Full, TierstoreError
+from tierstore.ringbuf.errors import Closed, Full, NotFound, TierstoreError
 
 from .checks import partition_checks
+from .feeding import batch_at, batches_of, column_of, halves, join, whole
 from .manifest import BYTES, ROWS, Manifest, Run
+from .names import MANIFEST_BYTES_MAX
 from .partition import hash_partitions, range_partitions
 from .receipt import Receipt
 from .run import RunPlan
@@ -36,6 +38,8 @@ SHARE_MIN = 8
 # Estimates of a run's bytes are this much too small at most, else the run is halved.
 FILL_SHARE = 0.97
 WAIT_S = 20.0
+BYTES_MAX = (1 << 32) - (1 << 20)  # of one run; where partitions begin is told in 32 bits
+FAILED, COMMITTED = "lost rows when a write failed", "committed"
 POLL_S = 0.01
 
 
@@ -47,7 +51,7 @@ class MapWriter:
     """
 
     def __init__(self, shuffle: Shuffle, map_index: int, attempt: str, schema: pa.Schema | None, durable: bool):
-        self._shuffle, self._durable = shuffle, durable
+        self._shuffle, self._durable, self._nonce = shuffle, durable, secrets.token_hex(8)
         self.name = shuffle.attempt(map_index, attempt)
         self._group = f"{shuffle.app}/{shuffle.number}"
         self._schema = schema
@@ -83,9 +87,9 @@ class MapWriter:
             raise ValueError(
                 "give either by=[columns] (hash) or by_range=split points; write_partition() takes neither"
             )
-        for batch in _batches(data):
+        for batch in batches_of(data):
             if by is not None:
-                ids = hash_partitions([_column(batch, name) for name in by], self._shuffle.partitions)
+                ids = hash_partitions([column_of(batch, name) for name in by], self._shuffle.partitions)
             else:
                 assert by_range is not None
                 if by_range.num_rows != self._shuffle.partitions - 1:
@@ -93,15 +97,15 @@ class MapWriter:
                         f"by_range has {by_range.num_rows} split points; {self._shuffle.partitions} partitions take "
                         f"{self._shuffle.partitions - 1}"
                     )
-                bounds = [_whole(by_range.column(name)) for name in by_range.schema.names]
-                keys = [_column(batch, name) for name in by_range.schema.names]
+                bounds = [whole(by_range.column(name)) for name in by_range.schema.names]
+                keys = [column_of(batch, name) for name in by_range.schema.names]
                 ids = range_partitions(keys, bounds, descending=descending, nulls_first=nulls_first)
             self._add(batch, ids)
 
     def write_partition(self, partition: int, data: pa.RecordBatch | pa.Table) -> None:
         """Add rows to one partition."""
         self._check_partition(partition)
-        for batch in _batches(data):
+        for batch in batches_of(data):
             kind = "u2" if self._shuffle.partitions <= 1 << 16 else "u4"
             self._add(batch, np.full(batch.num_rows, partition, kind))
 
@@ -154,6 +158,8 @@ class MapWriter:
         if self._parts is None:
             self._parts = [[] for _ in range(self._shuffle.partitions)]
         view = memoryview(data).cast("B")
+        if len(view) > BYTES_MAX:
+            raise ValueError(f"{len(view)} bytes at once: at most {BYTES_MAX}")
         if self._held_bytes and self._held_bytes + len(view) > self._room():
             self._flush()
         if len(view):
@@ -169,13 +175,14 @@ class MapWriter:
         self._flush()
 
     def _flush(self) -> None:
+        self._done = FAILED  # unless all goes well: what was held may be stored in part
         if self._parts is not None:
             self._flush_bytes()
         elif self._batches:
             batches, ids = self._batches, self._ids
             self._batches, self._ids = [], []
             self._write_rows(batches, ids)
-        self._held_bytes = 0
+        self._held_bytes, self._done = 0, ""
         self._shuffle.store._session.trap("shuffle.flushed")
 
     def _write_rows(self, batches: list[pa.RecordBatch], ids: list[np.ndarray]) -> None:
@@ -183,7 +190,7 @@ class MapWriter:
         plan = RunPlan(self._schema, *coalesced(batches, ids), self._shuffle.partitions)
         _, empty = room_for(self._shuffle.store, 512, self._shuffle.pool, self._group)
         if plan.payload_bytes > empty and plan.rows > 1:
-            for half in _halves(batches, ids):
+            for half in halves(batches, ids):
                 self._write_rows(*half)
             return
         place = {"pool": self._shuffle.pool, "group": self._group}
@@ -192,7 +199,7 @@ class MapWriter:
 
             def fill(address: int) -> None:
                 plan.fill(address)
-                checks.append(partition_checks(_batch_at(address, plan), plan.starts))
+                checks.append(partition_checks(batch_at(address, plan), plan.starts))
 
             key, kind, schema_bytes = self._begin(plan.payload_bytes), layout.KIND_BATCH, plan.schema_bytes
             hashed = put_placed(
@@ -231,13 +238,13 @@ class MapWriter:
         checks: list[np.ndarray] = []
         _, empty = room_for(self._shuffle.store, 512, self._shuffle.pool, self._group)
         if total > empty:
-            whole = b"".join(parts)
-            checks.append(partition_checks(byte_batch(pa.py_buffer(whole)), starts))
-            hashed = put_large_bytes(self._shuffle.store, key, whole, **place)
+            everything = b"".join(parts)
+            checks.append(partition_checks(byte_batch(pa.py_buffer(everything)), starts))
+            hashed = put_large_bytes(self._shuffle.store, key, everything, **place)
         else:
 
             def fill(address: int) -> None:
-                _join(parts, address, total)
+                join(parts, address, total)
                 checks.append(partition_checks(byte_batch(pa.foreign_buffer(address, total, parts)), starts))
 
             hashed = put_placed(self._shuffle.store, key, layout.KIND_BYTES, 0, total, 0, fill, **place)
@@ -247,7 +254,12 @@ class MapWriter:
     def _begin(self, size: int) -> str:
         """The next run's key, once the application's quota has room for it."""
         sequence, deadline = len(self._runs), time.monotonic() + WAIT_S
-        arguments = {**self.name._asdict(), "sequence": sequence, "size": size}
+        if 12 * self._shuffle.partitions * (sequence + 1) > MANIFEST_BYTES_MAX:
+            raise Full(
+                f"{sequence + 1} runs of {self._shuffle.partitions} partitions are more than a manifest holds; write "
+                "less in one attempt, or use fewer partitions"
+            )
+        arguments = {**self.name._asdict(), "sequence": sequence, "size": size, "nonce": self._nonce}
         while not self._shuffle.call("shuffle_reserve", **arguments):
             if time.monotonic() > deadline:
                 raise Full(
@@ -255,7 +267,7 @@ class MapWriter:
                     "drop shuffles it has read, or give it a larger quota"
                 )
             time.sleep(POLL_S)
-        return self.name.run(sequence)
+        return self.name.run(sequence, self._nonce)
 
     # --- end ------------------------------------------------------------------------------------------------------------------
 
@@ -275,13 +287,15 @@ class MapWriter:
             self._records,
             self._bytes,
             self._runs,
+            self._durable,
+            self._nonce,
         )
         raw = manifest.encode()
         self._shuffle.store._session.trap("shuffle.committing")
         answer = self._shuffle.call(
             "shuffle_commit", **self.name._asdict(), manifest=base64.b64encode(raw).decode(), durable=self._durable
         )
-        self._done = "committed"
+        self._done = COMMITTED
         self.partition_rows = manifest.partition_rows
         self._receipt = Receipt(
             *self.name,
@@ -303,12 +317,23 @@ class MapWriter:
 
     def abort(self) -> None:
         """Drop what was written. Nothing to do after close()."""
-        if not self._done:
-            self._done = "aborted"
-            self._batches, self._ids, self._parts = [], [], None
-            self._shuffle.call("shuffle_abort", **self.name._asdict())
+        if self._done not in ("", FAILED):
+            return
+        self._done = "aborted"
+        self._batches, self._ids, self._parts = [], [], None
+        try:
+            self._shuffle.call("shuffle_abort", **self.name._asdict(), nonce=self._nonce)
+        except NotFound:  # it went with its shuffle; what was published since is nobody's
+            for sequence in range(len(self._runs) + 1):
+                with contextlib.suppress(NotFound):
+                    self._shuffle.store.delete(self.name.run(sequence, self._nonce))
+            raise
 
     def _check_open(self) -> None:
+        if self._done == FAILED:
+            raise Closed(
+                f"attempt {self.name.attempt!r} of map {self.name.map_index} {FAILED}; abort it, and run the map again"
+            )
         if self._done:
             raise Closed(f"attempt {self.name.attempt!r} of map {self.name.map_index} was {self._done}")
 
@@ -316,7 +341,7 @@ class MapWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
-        if kind is None and self._done != "aborted":
+        if kind is None and self._done in ("", COMMITTED):
             try:
                 self.close()
             except BaseException:
@@ -326,57 +351,3 @@ class MapWriter:
         elif kind is not None:
             with contextlib.suppress(TierstoreError):
                 self.abort()
-
-
-def _batches(data: pa.RecordBatch | pa.Table) -> list[pa.RecordBatch]:
-    if isinstance(data, pa.RecordBatch):
-        return [data] if data.num_rows else []
-    if isinstance(data, pa.Table):
-        return [batch for batch in data.to_batches() if batch.num_rows]
-    raise TypeError(f"a pyarrow RecordBatch or Table is needed, not {type(data).__name__}")
-
-
-def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
-    if batch.schema.get_field_index(name) < 0:
-        raise ValueError(f"there is no column {name!r}, or more than one; columns are {batch.schema.names}")
-    return batch.column(batch.schema.get_field_index(name))
-
-
-def _whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-
-
-def _batch_at(address: int, plan: RunPlan) -> pa.RecordBatch:
-    """The batch that was put in place: what readers will see."""
-    payload = pa.foreign_buffer(address, plan.payload_bytes, plan)
-    return pa.ipc.read_record_batch(payload.slice(plan.schema_bytes), plan.schema)
-
-
-def _halves(
-    batches: list[pa.RecordBatch], ids: list[np.ndarray]
-) -> list[tuple[list[pa.RecordBatch], list[np.ndarray]]]:
-    """The same rows in two parts."""
-    half = sum(batch.num_rows for batch in batches) // 2
-    first: tuple[list[pa.RecordBatch], list[np.ndarray]] = ([], [])
-    second: tuple[list[pa.RecordBatch], list[np.ndarray]] = ([], [])
-    for batch, numbers in zip(batches, ids, strict=True):
-        rows = min(half, batch.num_rows)
-        half -= rows
-        for part, cut, chosen in (
-            (first, batch.slice(0, rows), numbers[:rows]),
-            (second, batch.slice(rows), numbers[rows:]),
-        ):
-            if cut.num_rows:
-                part[0].append(cut)
-                part[1].append(chosen)
-    return [first, second]
-
-
-def _join(parts: list[memoryview], address: int, total: int) -> None:
-    """Copy parts one behind the other to an address, and zeros up to a whole line."""
-    target = memoryview((ctypes.c_char * (-(-total // 64) * 64)).from_address(address)).cast("B")
-    at = 0
-    for part in parts:
-        target[at : at + len(part)] = part
-        at += len(part)
-    target[total:] = bytes(len(target) - total)

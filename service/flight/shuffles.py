@@ -11,12 +11,12 @@ from pyarrow import flight
 
 from tierstore.cache.store import Store
 from tierstore.ringbuf.errors import Conflict, NotFound
+from tierstore.shuffle.book import digest_of
 from tierstore.shuffle.handle import Shuffle
 from tierstore.shuffle.late import Late
 from tierstore.shuffle.names import Attempt, check_name, check_number, shuffle_key
 from tierstore.shuffle.network import Network
 from tierstore.shuffle.recovering import LEASE_S
-from tierstore.shuffle.registry import digest_of
 from tierstore.shuffle.writer import MapWriter
 
 from .commands import BadCommand, Fields, GetShuffle, PutShuffle

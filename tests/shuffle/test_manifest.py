@@ -88,10 +88,10 @@ def test_numbers_that_cannot_be(number: object) -> None:
 
 def test_keys_are_parsed() -> None:
     name = Attempt("app-1", 3, 17, "b7")
-    assert parse(name.key) == ("app-1", 3, 17, "b7", None)
-    assert parse(name.run(5)) == ("app-1", 3, 17, "b7", 5)
-    assert parse("shuffle/app-1/3") == ("app-1", 3, None, None, None)
-    assert parse("shuffle/app-1") == ("app-1", None, None, None, None)
+    assert parse(name.key) == ("app-1", 3, 17, "b7", None, None)
+    assert parse(name.run(5, "0" * 16)) == ("app-1", 3, 17, "b7", 5, "0" * 16)
+    assert parse("shuffle/app-1/3") == ("app-1", 3, None, None, None, None)
+    assert parse("shuffle/app-1") == ("app-1", None, None, None, None, None)
     for other in ("shuffle/a/b", "shuffle/a/1/2", "other/a", "shuffle/a/1/2/x/y", "shuffle/a/1/2/x/1/2"):
         assert parse(other) is None
 
