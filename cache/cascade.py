@@ -19,7 +19,7 @@ from tierstore.ringbuf.mutator import (
     Mutator,
 )
 
-from .moves import Mover
+from .moves import Mover, marked_durable
 from .policy import Policy
 
 # A segment with less than this share of live bytes is emptied into others instead of pushing anything out.
@@ -45,9 +45,10 @@ def heat_of(rows: np.ndarray) -> np.ndarray:
     return rows[:-1, ROW_PACKED] >> np.uint64(8) & np.uint64(0xFF)
 
 
-def _at_least(threshold: float, rows: np.ndarray) -> np.ndarray:
-    """Which of the listed records were read so often."""
-    return np.asarray(heat_of(rows) >= threshold)
+def _may_rise(threshold: float, bound: bool, rows: np.ndarray) -> np.ndarray:
+    """Which of the listed records were read so often; bound: without those that were acknowledged as durable."""
+    hot = np.asarray(heat_of(rows) >= threshold)
+    return hot & ~marked_durable(rows) if bound else hot
 
 
 class Cascade:
@@ -58,6 +59,8 @@ class Cascade:
         self.policies = [Policy() for _ in mutator.arenas]
         self.mover = Mover(mutator, lambda segment: self.sealed(segment, warm=True), self.freed)
         self.move, self.records = self.mover.move, self.mover.records
+        self._bound = not mutator.arenas[0].durable  # what was acknowledged as durable stays below the fastest tier
+        self._settled: dict[int, int] = {}  # segments that hold nothing else, and their generation
         self._step = mutator.trap  # named points of the protocol, where tests kill the daemon
         table = mutator.control.address + layout.CONTROL_HEADER_BYTES
         words = ctypes.c_uint64 * (mutator.segment_count * layout.SEGMENT_ENTRY_BYTES // 8)
@@ -75,6 +78,7 @@ class Cascade:
     def freed(self, segment: int) -> None:
         """A segment is free again."""
         self.policies[self._number(segment)].discard(segment)
+        self._settled.pop(segment, None)
 
     def _number(self, segment: int) -> int:
         return int(self.mutator._arena_of[segment])
@@ -229,14 +233,17 @@ class Cascade:
             victim, coldness = self._coldest() if replace else (None, 0.0)
             threshold = HEAT_RATIO * coldness + HEAT_TO_PROMOTE
             rows = self.records(segment)
-            size = int(rows[:-1, ROW_LENGTH][_at_least(threshold, rows)].sum())
+            rising = partial(_may_rise, threshold, self._bound)
+            size = int(rows[:-1, ROW_LENGTH][rising(rows)].sum())
             if not size:
+                if self._bound and marked_durable(rows).all():
+                    self._settled[segment] = self.mutator.generation(segment)  # until it is free: no record is added
                 if int(self.heats()[segment].max()) < threshold:
                     break  # the others are colder still
                 continue
             if not self._room_for(size, victim):
                 break
-            got = self.move(segment, 0, partial(_at_least, threshold))
+            got = self.move(segment, 0, rising)
             if got:
                 self.mutator.count("promoted_bytes", got)
                 moved += got
@@ -250,7 +257,10 @@ class Cascade:
             most = heats[arena.first : arena.first + arena.segment_count].max(axis=1)
             places = np.flatnonzero(most >= HEAT_TO_PROMOTE).tolist()
             found += [(int(most[p]), arena.first + p) for p in places if arena.first + p in self.policies[number]]
-        return [segment for _, segment in sorted(found, reverse=True)]
+        return [segment for _, segment in sorted(found, reverse=True) if not self._is_settled(segment)]
+
+    def _is_settled(self, segment: int) -> bool:
+        return segment in self._settled and self._settled[segment] == self.mutator.generation(segment)
 
     def _dispersion(self) -> float:
         """Variance over mean of the reads of all blocks: 0 in a cyclic scan, 1 for reads at random, more where some are hot."""

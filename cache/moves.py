@@ -42,6 +42,11 @@ def class_of(rows: np.ndarray) -> np.ndarray:
     return rows[:-1, ROW_PACKED] & np.uint64(0xFF)
 
 
+def marked_durable(rows: np.ndarray) -> np.ndarray:
+    """Which of the listed records were acknowledged as durable."""
+    return np.asarray(class_of(rows) & np.uint64(layout.CLASS_DURABLE) != 0)
+
+
 def codec_of(rows: np.ndarray) -> np.ndarray:
     """The codecs of listed records."""
     return rows[:-1, ROW_PACKED] >> np.uint64(48)
@@ -80,30 +85,38 @@ class Mover:
         number: int,
         keep: Callable[[np.ndarray], np.ndarray] | None = None,
         pinned: bool | None = None,
+        durable: bool = False,
     ) -> int | None:
-        """Move records of one segment to a tier; bytes written there, None if there was no room.
+        """Move records of one segment to a tier; bytes written there, None if there was no room or they may not go there.
 
         keep: which of the listed records (a mask); default all. pinned: make the copies pinned or not; None leaves their class.
+        durable: mark KEEP copies: from now on they go to a volatile tier only where a user pins them in it, which ends the mark.
         """
+        for name in [name for name, target in self._targets.items() if target.segment == source]:
+            self._finish(name)  # else the copies might go to the end of the segment that they come from
         self.mutator.submit(layout.OP_MOVING, source, 1)  # before they are listed; see operations.delete()
         try:
             rows = self.records(source)
-            moved = self._move_rows(source, rows if keep is None else chosen(rows, keep(rows)), number, pinned)
+            moved = self._move_rows(source, rows if keep is None else chosen(rows, keep(rows)), number, pinned, durable)
         finally:
             self.mutator.submit(layout.OP_MOVING, source, 0)
         if not self.mutator.address(source):
             self.mutator.arena_of(source).sync()  # buried originals must not come back when the copies are deleted
         return moved
 
-    def _move_rows(self, source: int, rows: np.ndarray, number: int, pinned: bool | None) -> int | None:
+    def _move_rows(self, source: int, rows: np.ndarray, number: int, pinned: bool | None, durable: bool) -> int | None:
         if len(rows) < 2:
             return 0
+        volatile = not self.mutator.arenas[number].durable
+        if volatile and not pinned and marked_durable(rows).any():
+            return None
         pool = self.mutator.segment_field(source, layout.S_POOL)
         image = self.mutator.address(source) or self.read_segment(source, rows)
         moved = 0
         for kind in np.unique(class_of(rows)).tolist():
             group = chosen(rows, class_of(rows) == kind)
-            copied = self._move_class(source, image, group, number, pool, _class_of(kind, pinned))
+            made = _class_of(kind, pinned, durable) & ~(layout.CLASS_DURABLE if volatile else 0)
+            copied = self._move_class(source, image, group, number, pool, made)
             if copied is None:
                 return None
             moved += copied
@@ -113,7 +126,7 @@ class Mover:
         total, position, moved = len(rows) - 1, 0, 0
         while position < total:
             room = self._room(rows[position], image, number)
-            target = self._target(number, pool, kind, room)
+            target = self._target(number, pool, kind & layout.CLASS_PINNED_KEEP, room)
             if target is None:
                 return None
             self._start_page(target)
@@ -223,7 +236,7 @@ class Mover:
 
     def _condemn(self, segment: int, row: np.ndarray, kind: int) -> None:
         """A payload is not what was written: a CACHE block becomes a miss, a KEEP block is set aside with its segment."""
-        if kind in (layout.CLASS_CACHE, layout.CLASS_PINNED_CACHE):
+        if not kind & layout.CLASS_KEEP:
             pair = np.array([row[ROW_PLACE], row[ROW_ITEM]], "<u8")
             self.mutator.submit(layout.OP_DROP, segment, 0, 1, pair.ctypes.data)
         elif self.mutator.submit(layout.OP_QUARANTINE, segment) == 1:
@@ -297,10 +310,12 @@ class Mover:
         return _address(self._image)
 
 
-def _class_of(kind: int, pinned: bool | None) -> int:
+def _class_of(kind: int, pinned: bool | None, durable: bool) -> int:
+    if durable and kind & layout.CLASS_KEEP:
+        kind |= layout.CLASS_DURABLE
     if pinned is None:
         return kind
-    return kind | layout.CLASS_PINNED_CACHE if pinned else kind & layout.CLASS_KEEP
+    return kind | layout.CLASS_PINNED_CACHE if pinned else kind & ~layout.CLASS_PINNED_CACHE
 
 
 def _address(memory: Any) -> int:

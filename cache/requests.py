@@ -130,7 +130,7 @@ class Requests:
         return {
             "key": key,
             "class": "KEEP" if kind & layout.CLASS_KEEP else "CACHE",
-            "pinned": kind >= layout.CLASS_PINNED_CACHE,
+            "pinned": kind & layout.CLASS_PINNED_CACHE != 0,
             "tiers": tiers,
             "durability": "durable" if all(arena.durable for arena in arenas) else "volatile",
             "kind": "bytes" if root.kind in (layout.KIND_BYTES, layout.KIND_BYTES_PIECE) else "table",
@@ -169,7 +169,7 @@ class Requests:
     # --- moves that a user asked for ----------------------------------------------------------------------------------------
 
     def pin(self, key: str, tier: str) -> None:
-        """Move an object to a tier, out of the rings."""
+        """Move an object to a tier, out of the rings; to a volatile one also what was acknowledged as durable."""
         self._move(key, self._arenas_of(tier), True, f"pin {key!r:.60} in {tier}")
 
     def unpin(self, key: str) -> None:
@@ -177,8 +177,9 @@ class Requests:
         self._move(key, None, False, f"unpin {key!r:.60}")
 
     def flush(self, key: str) -> None:
-        """Move an object's blocks to the first tier that survives power loss."""
-        durable = [i for i, arena in enumerate(self.engine.mutator.arenas) if arena.durable]
+        """Move an object's blocks to the first tier that survives power loss, and have those of KEEP stay in such tiers."""
+        arenas = self.engine.mutator.arenas
+        durable = [i for i, arena in enumerate(arenas) if arena.durable]
         if not durable:
             raise ConfigError(
                 "durable",
@@ -186,7 +187,7 @@ class Requests:
                 "this store has no tier that survives power loss; configure `disk` (or "
                 "`pmem` on a DAX or disk file system)",
             )
-        self._move(key, durable, None, f"make {key!r:.60} durable")
+        self._move(key, durable, None, f"make {key!r:.60} durable", mark=len(durable) < len(arenas))
 
     def _arenas_of(self, tier: str) -> list[int]:
         numbers = [i for i, arena in enumerate(self.engine.mutator.arenas) if arena.name == tier]
@@ -195,8 +196,8 @@ class Requests:
             raise ConfigError("tier", tier, f"this store has {', '.join(have)}")
         return numbers
 
-    def _move(self, key: str, numbers: list[int] | None, pinned: bool | None, what: str) -> None:
-        """Move all blocks of an object, retrying while room is being made."""
+    def _move(self, key: str, numbers: list[int] | None, pinned: bool | None, what: str, mark: bool = False) -> None:
+        """Move all blocks of an object, retrying while room is being made. mark: what is KEEP, as durable."""
         engine, deadline = self.engine, time.monotonic() + MOVE_WAIT_S
         while True:
             moved: int | None = 0
@@ -205,12 +206,14 @@ class Requests:
                     segment = block.segment
                     place = engine.cascade._number(segment)
                     if numbers is not None and place in numbers and pinned is None:
-                        continue
+                        kind = self.header(block)[layout.R_CLASS] if mark else layout.CLASS_CACHE
+                        if kind & (layout.CLASS_KEEP | layout.CLASS_DURABLE) != layout.CLASS_KEEP:
+                            continue
                     # What is unpinned where all is pinned goes down; a tier may have several arenas.
                     choices = [place, *engine.cascade.slower(place)] if numbers is None else numbers
                     choices = [place] if numbers is not None and place in numbers else choices
                     only = partial(_is_item, block.item & (2**64 - 1))
-                    tries = (engine.cascade.move(segment, target, only, pinned) for target in choices)
+                    tries = (engine.cascade.move(segment, target, only, pinned, mark) for target in choices)
                     moved = next((got for got in tries if got is not None), None)
                     if moved is None:
                         engine.cascade.make_room(choices[0])

@@ -87,7 +87,7 @@ class Store:
 
         keep:     must not be lost while the store lives (KEEP); else it may be evicted at any time (CACHE).
         ttl:      seconds until it vanishes.
-        durable:  return only when it would survive power loss (needs a pmem or disk tier).
+        durable:  return only when it would survive power loss (needs a pmem or disk tier); with keep, it stays in such tiers.
         Returns:  "volatile" or "durable": what the acknowledgement means.
         Callers:  any thread. Cost: one copy of the bytes plus about 20 us.
         Raises:   InvalidKey, Full, PeerLost, ConfigError (unknown pool).
@@ -314,7 +314,7 @@ class Store:
             root = self._find(key)  # replaced or moved meanwhile
 
     def pin(self, key: str, tier: str = "dram") -> None:
-        """Move an object to a tier and keep it there until unpin(), whatever else needs room.
+        """Move an object to a tier and keep it there until unpin(), whatever else needs room; not durable in a volatile one.
 
         Raises: NotFound, Full (no room in that tier), ConfigError (no such tier).
         """

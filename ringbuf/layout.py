@@ -73,6 +73,8 @@ CHECKED_BITS, FOLD_BITS = 48, 15
 
 KEY_BYTES_MAX = 4096
 CLASS_CACHE, CLASS_KEEP, CLASS_PINNED_CACHE, CLASS_PINNED_KEEP = 0, 1, 2, 3
+# A mark beside the class of a KEEP record, and of no segment: acknowledged as durable, so it may not go to a volatile tier.
+CLASS_DURABLE = 4
 # block kinds: bytes; an IPC record batch message after the schema; a whole IPC stream; a piece of bytes or of a stream
 KIND_BYTES, KIND_BATCH, KIND_STREAM, KIND_BYTES_PIECE, KIND_STREAM_PIECE = 0, 1, 2, 3, 4
 CODEC_RAW, CODEC_LZ4 = 0, 1
