@@ -26,6 +26,7 @@ NAMES = (
     "sql",
     "partition",
     "shuffle",
+    "terasort",
 )
 TIMEOUT_S = 180
 
