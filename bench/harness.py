@@ -34,6 +34,7 @@ NAMES = (
     "partition",
     "shuffle",
     "terasort",
+    "wire",
 )
 
 

@@ -105,11 +105,12 @@ def _same(number: int, answers: Sequence[tpc.Rows]) -> bool:
 def _times(
     runs: Mapping[str, Run], numbers: Sequence[int], rounds: int, same: Callable[[int, Any], bool] = _same
 ) -> dict[str, dict[int, list[float]]]:
-    """Seconds of each query by each variant, in turns, after one run whose answers are compared."""
+    """Seconds of each query by each variant, in turns, after two runs whose answers are compared: the second may change forms."""
     times: dict[str, dict[int, list[float]]] = {name: {number: [] for number in numbers} for name in runs}
     for number in numbers:
-        answers = [run(number) for run in runs.values()]
-        assert same(number, answers), f"query {number}: other answers"
+        for _ in range(2):
+            answers = [run(number) for run in runs.values()]
+            assert same(number, answers), f"query {number}: other answers"
         for _ in range(rounds):
             for name, run in runs.items():
                 began = time.perf_counter()

@@ -84,13 +84,6 @@ def put_large_bytes(store: Store, key: str, value: bytes | bytearray, *, pool: s
     return writer.payload_hash
 
 
-def get_batches(store: Store, key: str) -> list[pa.RecordBatch]:
-    """The batches of a table, without copying from mapped tiers. Raises as Store.get()."""
-    store._check_open()
-    found = store._decode(key, store._blocks(key), False)
-    return found.to_batches() if isinstance(found, pa.Table) else found
-
-
 class Block(NamedTuple):
     """One block as it lies in memory. owner: what keeps it there."""
 

@@ -59,6 +59,11 @@ class _Header(NamedTuple):
     stored_bytes: int
 
 
+def header_of(memory: Any, start: int) -> _Header:
+    """The header of the record that begins there."""
+    return _Header._make(_HEADER.unpack_from(memory, start))
+
+
 class Found:
     """One block that was found, and what holds it: a pin, or private memory."""
 
@@ -143,6 +148,11 @@ class Reader:
                 return found
             skip += 1
 
+    def find_mapped(self, key: str, index: int, version: int) -> Found | None:
+        """Block ``index`` of a key, of that version, if it lies in a mapped tier; None for one on disk too."""
+        fields = self._native.lookup(self._x, key, index, version, 0, 1)
+        return Found(self.session, fields) if isinstance(fields, tuple) and fields[1] else None
+
     def _renew(self) -> None:
         """A new daemon runs: look again in its index."""
         if self.session.closed:
@@ -155,11 +165,15 @@ class Reader:
         buffer = ctypes.create_string_buffer(raw, len(raw) + 8)
         return int(self._native.hash_key(ctypes.addressof(buffer), len(raw)))
 
+    def arena_number(self, segment: int) -> int:
+        """Which arena a segment is of."""
+        return next(i for i, a in enumerate(self._arenas) if a.first <= segment < a.first + a.segment_count)
+
     def _from_disk(self, key: str, index: int, version: int, item: int, pin: Any) -> Found | None:
         """Read a block of an unmapped arena while its segment is pinned; None if it is another key's."""
         segment = item >> layout.SEGMENT_SHIFT & layout.SEGMENT_MASK
         offset = (item & layout.GRANULE_MASK) * layout.GRANULE
-        number = next(i for i, a in enumerate(self._arenas) if a.first <= segment < a.first + a.segment_count)
+        number = self.arena_number(segment)
         arena, fd = self._arenas[number], self.session.grant.arena_fds[number]
         segment_bytes = self.session.grant.segment_bytes
         base = layout.ARENA_HEADER_BYTES + (segment - arena.first) * segment_bytes
@@ -169,11 +183,10 @@ class Reader:
         if got < start + layout.RECORD_HEADER_BYTES or not kernels().header_is_sound(lent.address + start):
             corrupt(self.session, item, "a record header with a valid checksum", "another")
             return None
-        head = _Header._make(_HEADER.unpack_from(lent.memory, start))
-        raw, key_at = key.encode(), start + layout.RECORD_HEADER_BYTES
+        head, key_at = header_of(lent.memory, start), start + layout.RECORD_HEADER_BYTES
         if head.block_index != index or (version and head.version != version & _MASK):
             return None
-        if lent.memory[key_at : key_at + head.key_bytes] != raw:
+        if lent.memory[key_at : key_at + head.key_bytes] != key.encode():
             return None
         if head.length != record_bytes(head.key_bytes, head.payload_bytes) or head.length > end - first - start:
             corrupt(

@@ -7,7 +7,7 @@ import contextlib
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import pyarrow as pa
 
@@ -399,7 +399,7 @@ class Store:
         gone: Any = _Gone(f"this store handle was closed {how}; open or connect again")
         self._gone = self._session = self._native = self._reader = self._appender = self._control = gone
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 import tierstore
-from tierstore.cache.store import Store
+from tierstore.service.store import Store
 
 START_S = 60.0  # kernels may have to be compiled first
 

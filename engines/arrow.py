@@ -11,7 +11,7 @@ import pyarrow.dataset as pds
 from tierstore.cache.columns.dataset import Dataset
 from tierstore.cache.columns.files import partition_expression
 
-from .expressions import Call, Field, tree
+from .expressions import fields, tree
 
 
 def dataset(inner: Dataset) -> pds.Dataset:
@@ -121,17 +121,10 @@ def _cut(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatc
 
 def _columns_of(expressions: Iterable[Any], schema: pa.Schema) -> list[str]:
     """The columns that expressions read."""
-    names: set[str] = set()
     try:
-        pending = [tree(expression) for expression in expressions]
+        names = {name for expression in expressions for name in fields(tree(expression))}
     except NotImplementedError:  # a field of a column
         return list(schema.names)
-    while pending:
-        node = pending.pop()
-        if isinstance(node, Field):
-            names.add(node.name)
-        elif isinstance(node, Call):
-            pending += node.arguments
     return [name for name in schema.names if name in names]
 
 

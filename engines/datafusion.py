@@ -2,16 +2,20 @@
 
 DataFusion takes a pyarrow dataset: it asks for a scanner (for its schema alone) and for fragments, and scans each fragment
 in a thread of its own. Nothing else of pyarrow is used, so no scanner of pyarrow's runs. Filters that it hands over are
-not applied again, and mean something else to it than to pyarrow; ``Filter`` makes up for that. Forms that it does not
-compute on exactly are widened: sums of decimals in 64 bits overflow unnoticed, and 16-bit codes run out where it merges
+not applied again, and mean something else to it than to pyarrow; ``Filter`` makes up for that. It is given the types that
+its own reader gives: sums of decimals in 64 bits would overflow unnoticed, and 16-bit codes run out where it merges
 dictionaries.
+
+So it learns nothing of how many rows there are, and filters in Python. Columns that lie in memory it gets as a table of its
+own instead: datafusion_catalog.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -19,46 +23,44 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pds
 
 from tierstore.cache.columns.dataset import Dataset
-from tierstore.cache.columns.forms import CODES, widen
 from tierstore.cache.columns.tables import Snapshot, Unit
 
-from .expressions import Call, Field, Literal, Node, tree
+from .expressions import Call, Field, Literal, Node, fields, tree
 
 BATCH_ROWS = 32_768
-WIDE_CODES = pa.dictionary(pa.int32(), pa.string())
+Note = Callable[[Iterable[str]], None]
 
 
 def register(dataset: Dataset, context: Any, name: str) -> None:
     """See Dataset.to_datafusion()."""
-    context.register_dataset(name, _Table(dataset))
+    from .datafusion_catalog import add  # which needs what is below
+
+    add(dataset, context, name)
 
 
-def _schema(snapshot: Snapshot) -> pa.Schema:
-    """The forms in which columns are kept, where DataFusion computes exactly on them."""
-    stored = snapshot.stored
-    return pa.schema([_field(entry, snapshot.schema.field(number)) for number, entry in enumerate(stored)])
+class Table(pds.Dataset):  # type: ignore[misc]
+    """What DataFusion takes for a pyarrow dataset. note: told which columns a query reads."""
 
-
-def _field(stored: pa.Field, plain: pa.Field) -> pa.Field:
-    if stored.type == CODES:
-        return stored.with_type(WIDE_CODES)
-    return plain if pa.types.is_decimal(stored.type) else stored
-
-
-class _Table(pds.Dataset):  # type: ignore[misc]
-    """What DataFusion takes for a pyarrow dataset."""
-
-    def __init__(self, dataset: Dataset):  # not the base's, which makes no sense for a class of one's own
-        self._dataset = dataset
+    def __init__(self, dataset: Dataset, note: Note):  # not the base's, which makes no sense for a class of one's own
+        self._dataset, self._note = dataset, note
+        self._schema = dataset.snapshot().wide
 
     @property
     def schema(self) -> pa.Schema:
-        """All columns."""
-        return _schema(self._dataset.snapshot())
+        """All columns. DataFusion takes no error here; of files that are gone, scanning tells."""
+        with contextlib.suppress(Exception):
+            self._schema = self._dataset.snapshot().wide
+        return self._schema
 
-    def scanner(self, columns: Sequence[str] | None = None, **_: Any) -> _Scanner:
+    def scanner(self, columns: Sequence[str] | None = None, filter: Any = None, **_: Any) -> _Scanner:
         """Asked for its schema only."""
         snapshot = self._dataset.snapshot()
+        self._note(
+            [
+                *(snapshot.wide.names if columns is None else columns),
+                *(fields(tree(filter)) if filter is not None else ()),
+            ]
+        )
         return _Scanner(self._dataset, snapshot, [], columns, None)
 
     def get_fragments(self, filter: Any = None) -> list[_Fragment]:
@@ -94,29 +96,17 @@ class _Scanner:
         self, dataset: Dataset, snapshot: Snapshot, units: Sequence[Unit], columns: Sequence[str] | None, filter: Any
     ):
         self._dataset, self._snapshot, self._units, self._filter = dataset, snapshot, units, filter
-        schema = _schema(snapshot)
+        schema = snapshot.wide
         self.dataset_schema = schema
         self.projected_schema = schema if columns is None else pa.schema([schema.field(name) for name in columns])
 
     def to_batches(self) -> Iterator[pa.RecordBatch]:
         """The batches."""
         keep = None if self._filter is None else Filter(self._filter, self._snapshot.schema).for_rows
-        stored = self._snapshot.stored
-        read = pa.schema([
-            stored.field(entry.name) if pa.types.is_decimal(entry.type) else entry for entry in self.projected_schema
-        ])  # fmt: skip
-        for batch in self._dataset.batches(self._snapshot, self._units, read, keep, prepare=in_total_order):
+        schema = self.projected_schema
+        for batch in self._dataset.batches(self._snapshot, self._units, schema, keep, in_total_order, wide=True):
             for start in range(0, batch.num_rows, BATCH_ROWS):
-                yield _wide(batch.slice(start, BATCH_ROWS), self.projected_schema)
-
-
-def _wide(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """A batch with its decimals in the types of a schema."""
-    if batch.schema.types == schema.types:
-        return batch
-    pairs = zip(batch.columns, schema.types, strict=True)
-    columns = [widen(array, kind) for array, kind in pairs]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+                yield batch.slice(start, BATCH_ROWS)
 
 
 _COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
@@ -179,7 +169,7 @@ class Filter:
             return _COMPARISONS[function](left, right)
         if function == "is_in" and isinstance(arguments[0], Field):
             values = node.options["value_set"].values
-            column = pc.field(arguments[0].name)
+            column, values = pc.field(arguments[0].name), _plain(values)
             if self._is_float(arguments[0]):  # the list was made of doubles, whatever the column's type is
                 column, values = column.cast(pa.int64()), _keys(values.cast(self._schema.field(arguments[0].name).type))
             found = column.isin(values)
@@ -214,11 +204,13 @@ def _terms(node: Node) -> Iterator[Node]:
         yield node
 
 
-def _plain(value: pa.Scalar) -> pa.Scalar:
-    """A literal that was made for a dictionary or a view, in a type that pyarrow compares."""
+def _plain(value: pa.Scalar | pa.Array) -> pa.Scalar | pa.Array:
+    """A literal that was made for a dictionary or a view, in a type that pyarrow compares; or a list of them."""
     kind = value.type.value_type if pa.types.is_dictionary(value.type) else value.type
     plain = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
-    return value if plain == value.type else pa.scalar(value.as_py(), plain)
+    if plain == value.type:
+        return value
+    return value.cast(plain) if isinstance(value, pa.Array) else pa.scalar(value.as_py(), plain)
 
 
 _MINUS_ZERO = -1  # the key of -0.0

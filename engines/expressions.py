@@ -48,6 +48,15 @@ def tree(expression: Any) -> Node:
     return _node(name, word, words, values)
 
 
+def fields(node: Node) -> Iterator[str]:
+    """The columns that an expression reads, once for each time."""
+    if isinstance(node, Field):
+        yield node.name
+    elif isinstance(node, Call):
+        for argument in node.arguments:
+            yield from fields(argument)
+
+
 def _node(name: str, word: str, words: Iterator[tuple[str, str]], values: pa.RecordBatch) -> Node:
     if name == "field_ref":
         return Field(word)

@@ -1,8 +1,10 @@
 """Polars: a dataset as a LazyFrame.
 
 Polars does not apply a predicate or a row limit again that it handed to a source, so both are applied here: first the
-limit, then the predicate, by Polars itself to each frame; and before, where it is a conjunction of plain comparisons, to
-statistics.
+limit, then the predicate, by Polars itself; and before, where it is a conjunction of plain comparisons, to statistics.
+
+A source is one thread of Polars' query, and what it gives at once is not shared out among threads. So where all columns lie
+in memory a second, streaming query of Polars filters them in all threads and hands on what passes in small frames.
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ import pyarrow.dataset as pds
 from polars.io.plugins import register_io_source
 
 from tierstore.cache.columns.dataset import Dataset
-from tierstore.cache.columns.forms import CODES, is_text, views
+from tierstore.cache.columns.forms import is_text
 from tierstore.cache.columns.tables import Snapshot
 
-# Frames of all rows at once are several times as slow: decimals are widened, and filters copy.
-FRAME_ROWS = 1 << 19
+# What Polars' threads share out among themselves: larger frames leave some without work, smaller ones cost more calls.
+FRAME_ROWS = 1 << 16
 
 
 def lazy_frame(dataset: Dataset) -> pl.LazyFrame:
@@ -33,16 +35,15 @@ def lazy_frame(dataset: Dataset) -> pl.LazyFrame:
     def source(
         with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
     ) -> Iterator[pl.DataFrame]:
-        left = n_rows
         wanted = with_columns if with_columns is not None else list(declared)
         asked = wanted if predicate is None else [*wanted, *predicate.meta.root_names()]
         names = [name for name in declared if name in asked]
+        left = n_rows
         for table in _tables(dataset, names, predicate, n_rows):
             if left is not None:  # these rows are the first of all, not of those that pass
                 table = table.slice(0, left)
                 left -= table.num_rows
-            frame = _frame(table)
-            yield (frame if predicate is None else frame.filter(predicate)).select(wanted)
+            yield from _passing(_frame(table), predicate, wanted)
             if left == 0:
                 return
 
@@ -50,36 +51,40 @@ def lazy_frame(dataset: Dataset) -> pl.LazyFrame:
 
 
 def _tables(dataset: Dataset, names: list[str], predicate: pl.Expr | None, limit: int | None) -> Iterator[pa.Table]:
-    """Columns in the form in which they are kept: of the row groups that hold the first rows, if only these are wanted, else
-    of those that may hold rows that pass the predicate."""
+    """Columns as Polars computes on them: of the row groups that hold the first rows, if only these are wanted, else of those
+    that may hold rows that pass the predicate. One table if all of them lie in memory."""
     snapshot = dataset.snapshot()
-    schema = snapshot.stored
-    chosen = pa.schema([schema.field(name) for name in names])
+    chosen = pa.schema([snapshot.wide.field(name) for name in names])
     everything = snapshot.units()
     if limit is not None:
         before = itertools.accumulate((unit.rows for unit in everything), initial=0)
         units = [unit for unit, rows in zip(everything, before, strict=False) if rows < limit]
     else:
         units = dataset.units(snapshot, None if predicate is None else _prunable(predicate, snapshot))
-    if len(units) == len(everything):
-        table = dataset.mapped(snapshot, chosen)
-        if table is not None:
-            for start in range(0, max(1, table.num_rows), FRAME_ROWS):
-                yield table.slice(start, FRAME_ROWS)
-            return
-    for batch in dataset.batches(snapshot, units, chosen, None):
+    table = dataset.mapped(snapshot, chosen, units, wide=True)
+    if table is not None:
+        yield table
+        return
+    for batch in dataset.batches(snapshot, units, chosen, None, wide=True):
         yield pa.Table.from_batches([batch])
 
 
 def _frame(table: pa.Table) -> pl.DataFrame:
-    """A frame over a table's memory; dictionaries of text become text, as Polars reads them from Parquet."""
-    for position, entry in enumerate(table.schema):
-        if entry.type == CODES:
-            column = table.column(position)
-            table = table.set_column(position, entry.with_type(pa.string_view()), pa.chunked_array(
-                [views(chunk) for chunk in column.chunks], pa.string_view()
-            ))  # fmt: skip
+    """A frame over a table's memory."""
+    if len({tuple(map(len, column.chunks)) for column in table.columns}) > 1:  # Polars would copy columns to align them
+        table = pa.Table.from_batches(table.to_batches(), table.schema)
     return pl.from_arrow(table, rechunk=False)
+
+
+def _passing(frame: pl.DataFrame, predicate: pl.Expr | None, wanted: list[str]) -> Iterator[pl.DataFrame]:
+    """The rows for which a predicate is true, in order, in frames of no more than FRAME_ROWS or so."""
+    if predicate is None:
+        yield from (frame.slice(start, FRAME_ROWS) for start in range(0, max(1, frame.height), FRAME_ROWS))
+    elif frame.height <= FRAME_ROWS:
+        yield frame.filter(predicate).select(wanted)
+    else:
+        passing = frame.lazy().filter(predicate).select(wanted)
+        yield from passing.collect_batches(chunk_size=FRAME_ROWS, maintain_order=True, engine="streaming")
 
 
 _COMPARISONS = {"Eq": operator.eq, "Lt": operator.lt, "LtEq": operator.le, "Gt": operator.gt, "GtEq": operator.ge}

@@ -16,7 +16,7 @@ HUGE_PAGE_BYTES = 2 << 20
 _PROT_READ, _PROT_WRITE = 1, 2
 _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS, _MAP_NORESERVE = 0x01, 0x02, 0x10, 0x20, 0x4000
 _SHARED_VALIDATE_SYNC = 0x03 | 0x80000  # refuses what it does not know; MAP_SHARED alone would ignore MAP_SYNC
-_MADV_HUGEPAGE, _MADV_POPULATE_READ, _MADV_POPULATE_WRITE = 14, 22, 23
+_MADV_WILLNEED, _MADV_HUGEPAGE, _MADV_POPULATE_READ, _MADV_POPULATE_WRITE = 3, 14, 22, 23
 _POPULATE_STEP_BYTES = 1 << 20
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -109,6 +109,12 @@ def populate(address: int, size: int, writable: bool) -> None:
     advice = _MADV_POPULATE_WRITE if writable else _MADV_POPULATE_READ
     for start in range(0, size, _POPULATE_STEP_BYTES):
         _libc.madvise(address + start, min(_POPULATE_STEP_BYTES, size - start), advice)
+
+
+def will_need(address: int, size: int) -> None:
+    """Have the pages of a range of a mapped file read in the background; a hint, errors are ignored."""
+    first = address & -PAGE_BYTES
+    _libc.madvise(first, address + size - first, _MADV_WILLNEED)
 
 
 def create_file(path: str, size: int) -> int:

@@ -87,6 +87,9 @@ def serve(**options: Any) -> None:
         )
         if daemon.listener is not None:
             click.echo(f"tierstore: {network_commands.listening(daemon.listener.stats())}", err=True)
+        if daemon.flight is not None:
+            told = network_commands.listening(daemon.flight.stats(), "Arrow Flight")
+            click.echo(f"tierstore: {told}", err=True)
         if found.damaged:
             click.echo(
                 f"tierstore: {len(found.damaged)} segments are damaged; what is lost in them is not known", err=True
@@ -327,6 +330,7 @@ for command in (
     columns_commands.evict,
     network_commands.peers,
     shuffle_commands.shuffle,
+    shuffle_commands.drain,
 ):
     main.add_command(command)
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import decimal
 import json
-import sys
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .config import format_size
-from .output import json_option, print_value, show_rows, socket_option
+from .output import json_option, print_value, progress, show_rows, socket_option
 
 columns_option = click.option("--columns", help="Only these columns, separated by commas.")
 
@@ -95,15 +92,7 @@ def load(paths: tuple[str, ...], columns: str | None, tier: str | None, socket: 
 
     with connect(socket) as store:
         dataset = store.dataset(list(paths))
-        bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=Console(stderr=True),
-            disable=as_json or not sys.stderr.isatty(),
-        )
-        with bar:
+        with progress(as_json) as bar:
             task = bar.add_task("row groups", total=None)
             dataset.preload(names(columns), lambda done, count: bar.update(task, completed=done, total=count))
         if tier:

@@ -96,6 +96,8 @@ class StoreConfig:
     client_slots: int = 1024
     ephemeral: bool = False
     listen: str | None = None
+    advertise: str | None = None  # what other nodes call this one; default: the address it listens at
+    flight: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
     tls_ca: str | None = None
@@ -253,6 +255,8 @@ _FIELDS: dict[str, Any] = {
     "clients": lambda v, k: {"client_slots": _number(v, k)},
     "ephemeral": lambda v, k: {"ephemeral": _flag(v, k)},
     "listen": lambda v, k: {"listen": network.listen(v, k)},
+    "advertise": lambda v, k: {"advertise": network.advertise(v, k)},
+    "flight": lambda v, k: {"flight": network.listen(v, k)},
     "tls_cert": lambda v, k: {"tls_cert": _path(v, k)},
     "tls_key": lambda v, k: {"tls_key": _path(v, k)},
     "tls_ca": lambda v, k: {"tls_ca": _path(v, k)},

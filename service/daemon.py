@@ -27,6 +27,7 @@ from tierstore.shuffle.serving import Serving
 
 from . import node, protocol
 from .config import StoreConfig
+from .flight.endpoint import endpoint_of
 from .layout import engine_config, mark_ephemeral, remove_dead
 from .network import Nodes, listener_of
 from .wire.server import Call
@@ -67,17 +68,17 @@ class Daemon:
         self._workers = ThreadPoolExecutor(WORKERS, "tierstore-call")
         self._stopping = threading.Event()
         self.handlers: dict[str, Callable[[Call], Any]] = {"ping": self._ping, "stats": lambda call: self._stats()}
-        self.listener = None
+        self.listener = self.flight = None
         try:
             self.listener = listener_of(config, self.handlers)
-            nodes = Nodes(config, self.listener)
+            self.flight = endpoint_of(config)
+            self._nodes = nodes = Nodes(config, self.listener)
             self.requests.at_close.append(nodes.close)
             self.shuffles = Late(self.engine, self.requests, nodes)
             self.handlers |= Serving(self.shuffles.get).handlers()
             self._listen()
         except BaseException:  # nobody could use the engine: what it made in memory must not stay behind
-            if self.listener is not None:
-                self.listener.stop()
+            self._stop_serving()
             self.requests.close()
             self.engine.close(unused=True)
             raise
@@ -112,6 +113,8 @@ class Daemon:
         self._workers.submit(self._resume_shuffles)
         if self.listener is not None:
             self.listener.start()
+        if self.flight is not None:
+            self.flight.start(self.engine, self.requests, self.shuffles, self._nodes)
         try:
             while not self._stopping.is_set():
                 for key, _ in self._selector.select():
@@ -214,7 +217,9 @@ class Daemon:
 
     def _stats(self) -> Any:
         network = self.listener.stats() if self.listener is not None else None
-        return self.requests.call("stats", {}) | {"network": network, "nodes": list(self.config.nodes)}
+        flight = self.flight.stats() if self.flight is not None else None
+        more = {"network": network, "flight": flight, "nodes": list(self.config.nodes)}
+        return self.requests.call("stats", {}) | more
 
     def _ping(self, call: Call) -> dict[str, Any]:
         from tierstore import __version__
@@ -275,9 +280,14 @@ class Daemon:
             self._selector.unregister(entry[0])
             entry[0].close()
 
+    def _stop_serving(self) -> None:
+        """End what the network asked for."""
+        for served in (self.flight, self.listener):
+            if served is not None:
+                served.stop()
+
     def _close(self) -> None:
-        if self.listener is not None:
-            self.listener.stop()
+        self._stop_serving()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
         self._listener.close()

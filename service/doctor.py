@@ -36,12 +36,14 @@ class Finding:
 
 def examine(config: StoreConfig, proc: str = "/proc", sys: str = "/sys") -> list[Finding]:
     """Everything worth knowing about a checked configuration on this machine. Leaves no file behind."""
+    from .doctor_network import examine_network
+
     findings = [*_memory(config, proc, sys), *_dram(config, proc, sys)]
     if config.pmem_path:
         findings += _pmem(config, proc)
     for disk in config.disks:
         findings += _disk(disk.path, disk.bytes, proc)
-    return [*findings, *_machine(proc, sys)]
+    return [*findings, *examine_network(config), *_machine(proc, sys)]
 
 
 def mount_of(path: str, proc: str = "/proc") -> tuple[str, str, str]:

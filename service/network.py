@@ -33,7 +33,9 @@ class Nodes:
 
     def __init__(self, config: StoreConfig, listener: Listener | None = None):
         self.replicas = config.replicas
-        self.node = advertised(listener.address) if listener is not None else ""
+        self.node = ""
+        if listener is not None:
+            self.node = config.advertise or advertised(listener.address)
         self._config, self._lock = config, threading.Lock()
         self._security: Security | None = None
         self._peers: dict[str, Peer] = {}

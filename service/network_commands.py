@@ -28,6 +28,8 @@ def network_options(command: Any) -> Any:
     """The options of a daemon that serves other nodes."""
     for option in (
         click.option("--listen", metavar="HOST:PORT", help="Serve other nodes; port 0: any that is free."),
+        click.option("--advertise", metavar="HOST:PORT", help="What other nodes call this one, if not as it listens."),
+        click.option("--flight", metavar="HOST:PORT", help="Serve Arrow Flight clients; port 0: any that is free."),
         click.option("--tls-client-auth", is_flag=True, default=None, help="Demand certificates from other nodes."),
         click.option("--replicas", type=int, metavar="N", help="Copies of shuffle data, 1 to 3."),
     ):
@@ -35,13 +37,11 @@ def network_options(command: Any) -> Any:
     return security_options(command)
 
 
-def listening(network: dict[str, Any]) -> str:
+def listening(network: dict[str, Any], whom: str = "other nodes") -> str:
     """Where and how a daemon listens, in words."""
     guards = [name for name, on in (("TLS", network["tls"]), ("token", network["token"])) if on]
     guards += ["client certificates"] if network["client_auth"] else []
-    return (
-        f"serving other nodes at {network['address']} ({', '.join(guards) or 'open to every process of this machine'})"
-    )
+    return f"serving {whom} at {network['address']} ({', '.join(guards) or 'open to every process of this machine'})"
 
 
 def show_network(stats: dict[str, Any]) -> None:
@@ -52,6 +52,13 @@ def show_network(stats: dict[str, Any]) -> None:
             f"{listening(network)}: {network['connections']} connections, {network['calls']} calls "
             f"({network['failed_calls']} failed), {format_size(network['bytes_in'])} in, "
             f"{format_size(network['bytes_out'])} out, {network['refused']} refused"
+        )
+    flight = stats.get("flight")
+    if flight:
+        click.echo(
+            f"{listening(flight, 'Arrow Flight')}: {flight['calls_now']} calls now, {flight['calls']} before "
+            f"({flight['failed_calls']} failed), {format_size(flight['bytes_in'])} in, "
+            f"{format_size(flight['bytes_out'])} out, {flight['refused']} refused"
         )
 
 

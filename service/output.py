@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 socket_option = click.option("--socket", "socket", metavar="PATH", help="The daemon's socket.")
@@ -36,3 +40,12 @@ def show_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]])
     if not console.is_terminal:  # a file or a pipe has no width: nothing is folded
         console.width = WIDE
     console.print(table)
+
+
+def progress(silent: bool) -> Progress:
+    """A progress bar on standard error; none where nobody looks."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    return Progress(*columns, console=Console(stderr=True), disable=silent or not sys.stderr.isatty())

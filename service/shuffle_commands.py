@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
+from tierstore.ringbuf.errors import NotFound, TierstoreError
+
 from .config import format_size
-from .output import json_option, print_value, show_rows, socket_option
+from .output import json_option, print_value, progress, show_rows, socket_option
 
 
 @click.group()
@@ -92,3 +94,37 @@ def drop(app: str, number: int | None, socket: str | None) -> None:
     else:
         count = _call(socket, "shuffle_drop", app=app, shuffle=number)
         click.echo(f"{app}/{number}: {count} attempts deleted")
+
+
+@click.command()
+@click.option("--undo", is_flag=True, help="Take new data again.")
+@socket_option
+@json_option
+def drain(undo: bool, socket: str | None, as_json: bool) -> None:
+    """Bring this node's shuffle output to other nodes, before it is stopped; readers find it there."""
+    attempts = _call(socket, "shuffle_drain", on=not undo)
+    if undo:
+        click.echo("this node takes new data again")
+        return
+    moved: dict[str, int] = {}
+    failed: list[str] = []
+    with progress(as_json) as bar:
+        task = bar.add_task("attempts", total=len(attempts))
+        for app, number, map_index, attempt in attempts:
+            try:
+                node = _call(socket, "shuffle_move", app=app, shuffle=number, map_index=map_index, attempt=attempt)
+                moved[node] = moved.get(node, 0) + 1
+            except NotFound:  # dropped meanwhile
+                pass
+            except TierstoreError as error:
+                failed.append(str(error))
+            bar.update(task, advance=1)
+    print_value({"moved": moved, "failed": failed}, as_json, _render_drain)
+    sys.exit(1 if failed else 0)
+
+
+def _render_drain(found: dict[str, Any]) -> None:
+    show_rows("moved", ["node", "attempts"], sorted(found["moved"].items()))
+    for reason in found["failed"]:
+        click.echo(f"NOT MOVED {reason}")
+    click.echo("the node can be stopped" if not found["failed"] else f"{len(found['failed'])} attempts are only here")

@@ -97,3 +97,24 @@ def listing(apps: dict[str, App], now: float) -> list[dict[str, Any]]:
         }
         for name, app in sorted(apps.items())
     ]
+
+
+def terms_of(app: App, shuffle: Attempts) -> dict[str, Any]:
+    """What another node must know to open a shuffle of an application."""
+    return {
+        "partitions": shuffle.partitions,
+        "lease_s": float(app.lease_s),
+        "quota_bytes": app.quota_bytes,
+        "digest": app.secret,
+    }
+
+
+def committed(apps: dict[str, App]) -> list[list[Any]]:
+    """All committed attempts: [application, shuffle, map index, attempt]."""
+    return [
+        [name, shuffle, *attempt]
+        for name, app in apps.items()
+        for shuffle, attempts in app.shuffles.items()
+        for attempt, state in attempts.states.items()
+        if state.committed
+    ]

@@ -49,7 +49,6 @@ from .physical import (
 )
 
 SEED = 0x1F83D9ABFB41BD6B
-_SIGN = 1 << 63
 
 
 def partition_checks(batch: pa.RecordBatch, starts: npt.NDArray[Any]) -> Words:
@@ -92,9 +91,7 @@ def type_text(kind: pa.DataType) -> str:
             type_text(kind.value_type) if pa.types.is_run_end_encoded(kind) else f"coded<{type_text(kind.value_type)}>"
         )
     if bytes_offset_width(kind) or is_view(kind):
-        return (
-            "binary" if pa.types.is_binary(plain_bytes(pa.nulls(0, kind)).type) or "binary" in str(kind) else "string"
-        )
+        return "binary" if "binary" in str(kind) else "string"
     if kind.num_fields == 0:
         return str(kind)
     inner = ",".join(type_text(kind.field(number).type) for number in range(kind.num_fields))
@@ -156,8 +153,12 @@ def _add_fixed(array: pa.Array, width: int, starts: Words, states: Words) -> Non
 
 
 def _add_bools(array: pa.Array, starts: Words, states: Words) -> None:
-    array = array.fill_null(False)
-    kernels().check_bits(address(array.buffers()[1]), array.offset, *_slices(starts, states))
+    bits, offset = address(array.buffers()[1]), array.offset
+    if array.null_count:
+        masked = np.empty((len(array) + 63) // 64, np.uint64)
+        kernels().mask_bits(bits, offset, validity(array), offset, len(array), address_of(masked))
+        bits, offset = address_of(masked), 0
+    kernels().check_bits(bits, offset, *_slices(starts, states))
 
 
 def _add_bytes(array: pa.Array, width: int, starts: Words, states: Words) -> None:

@@ -7,8 +7,7 @@ the payload; all others are rearranged by pyarrow's take() and copied. Used by r
 from __future__ import annotations
 
 import itertools
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,50 +30,59 @@ from .physical import (
 TEXT_BYTES_MAX = (1 << 31) - 1
 
 
-# Arrays of places that plans no longer need: memory that was touched before costs half of what new memory costs.
-_spare: deque[npt.NDArray[np.uint32]] = deque(maxlen=2)
-SPARE_ROWS_MAX = 4 << 20
+TILE_ROWS = 1 << 16  # the places of a tile stay in the cache while all columns are moved by them
 
 
 class Places:
-    """The place of every input row in the output: u4[rows], batch after batch. Filled by the kernel give_places."""
+    """The place of every input row in the output, by counting.
 
-    def __init__(self, batch_rows: Sequence[int]):
-        self.rows = sum(batch_rows)
-        self._firsts = [0, *itertools.accumulate(batch_rows)]
-        self._memory = self._room()
-        self._at = address_of(self._memory)
+    numbers: partition numbers of each batch; starts: u4[partitions + 1]. Kept whole, u4[rows], only if something asks for
+    it; else made tile by tile.
+    """
+
+    def __init__(self, numbers: Sequence[npt.NDArray[Any]], starts: npt.NDArray[np.uint32]):
+        self._numbers, self._starts = numbers, starts
+        self._firsts = [0, *itertools.accumulate(len(array) for array in numbers)]
+        self.rows = self._firsts[-1]
+        self._whole: npt.NDArray[np.uint32] | None = None
         self._sources: npt.NDArray[np.uint32] | None = None
 
-    def _room(self) -> npt.NDArray[np.uint32]:
-        try:
-            spare = _spare.pop()
-        except IndexError:
-            spare = np.empty(0, np.uint32)
-        return spare if len(spare) >= self.rows else np.empty(self.rows, np.uint32)
+    def whole(self) -> npt.NDArray[np.uint32]:
+        """The places of all rows, batch after batch."""
+        if self._whole is None:
+            found, cursors = np.empty(self.rows, np.uint32), self._starts[:-1].copy()
+            for number, first in enumerate(self._firsts[:-1]):
+                self._give(number, 0, len(self._numbers[number]), cursors, address_of(found) + 4 * first)
+            self._whole = found
+        return self._whole
 
-    def __del__(self) -> None:
-        if hasattr(self, "_memory") and len(self._memory) <= SPARE_ROWS_MAX:
-            _spare.append(self._memory)
-
-    @property
-    def batch_count(self) -> int:
-        """How many batches there are."""
-        return len(self._firsts) - 1
-
-    def rows_of(self, batch: int) -> int:
-        """The rows of a batch."""
-        return self._firsts[batch + 1] - self._firsts[batch]
+    def _give(self, batch: int, first: int, rows: int, cursors: npt.NDArray[np.uint32], target: int) -> None:
+        numbers = self._numbers[batch]
+        at = address_of(numbers) + first * numbers.itemsize
+        kernels().give_places(at, rows, numbers.itemsize == 4, address_of(cursors), target)
 
     def of(self, batch: int) -> int:
         """Address of the places of a batch's rows."""
-        return self._at + 4 * self._firsts[batch]
+        return address_of(self.whole()) + 4 * self._firsts[batch]
+
+    def tiles(self) -> Iterator[tuple[int, int, int, int]]:
+        """Batch, first row in it, rows, and the address of their places, which lasts until the next one."""
+        if self._whole is not None:
+            yield from ((number, 0, len(array), self.of(number)) for number, array in enumerate(self._numbers))
+            return
+        scratch, cursors = np.empty(min(self.rows, TILE_ROWS), np.uint32), self._starts[:-1].copy()
+        for number, array in enumerate(self._numbers):
+            for first in range(0, len(array), TILE_ROWS):
+                rows = min(TILE_ROWS, len(array) - first)
+                self._give(number, first, rows, cursors, address_of(scratch))
+                yield number, first, rows, address_of(scratch)
 
     def sources(self) -> npt.NDArray[np.uint32]:
         """The input row of every output row: what take() needs."""
         if self._sources is None:
-            self._sources = np.empty(self.rows, np.uint32)
-            kernels().invert(self._at, self.rows, 0, address_of(self._sources))
+            found = np.empty(self.rows, np.uint32)
+            kernels().invert(address_of(self.whole()), self.rows, 0, address_of(found))
+            self._sources = found
         return self._sources
 
 
@@ -104,7 +112,8 @@ class _Flat:
     """What flat columns share: the validity bitmap, absent where no chunk has nulls."""
 
     def __init__(self, chunks: list[pa.Array], places: Places):
-        self.chunks, self.places, self.rows = [storage(chunk) for chunk in chunks], places, places.rows
+        self.chunks = [storage(chunk) for chunk in chunks]
+        self.places, self.rows = places, places.rows
         nulls = sum(chunk.null_count for chunk in self.chunks)
         self.nodes = [(self.rows, nulls)]
         self.sizes = [(self.rows + 7) // 8 if nulls else 0]
@@ -154,13 +163,13 @@ def fill_columns(columns: Sequence[Column], targets: list[int], places: Places) 
     fixed.sort(key=lambda entry: entry[0].width != 8)
     paired = sum(column.width == 8 for column, _ in fixed) // 2 * 2
     native = kernels()
-    for number in range(places.batch_count):  # batch by batch: its places stay in the cache
-        rows, at = places.rows_of(number), places.of(number)
+    for number, first, rows, at in places.tiles():
         for i in range(0, paired, 2):
             (left, target), (right, other) = fixed[i : i + 2]
-            native.scatter_pair(left.values(number), right.values(number), rows, at, target, other)
+            values = left.values(number) + 8 * first, right.values(number) + 8 * first
+            native.scatter_pair(*values, rows, at, target, other)
         for column, target in fixed[paired:]:
-            native.scatter_fixed(column.values(number), column.width, rows, at, target)
+            native.scatter_fixed(column.values(number) + column.width * first, column.width, rows, at, target)
 
 
 class _Bits(_Flat):

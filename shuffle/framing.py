@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -95,11 +96,20 @@ def piece(payload: Payload, number: int) -> bytes:
     return ctypes.string_at(int(payload.pieces[2 * number]), int(payload.pieces[2 * number + 1]))
 
 
+TEMPLATES_MAX = 256
+_templates: OrderedDict[bytes, bytes] = OrderedDict()
+
+
 def template(schema: pa.Schema) -> tuple[bytes, Frame]:
     """The schema message and a frame to patch, for a schema without dictionaries, views, unions and run ends."""
-    row = pa.RecordBatch.from_arrays([_one_null(field.type) for field in schema], schema=schema)
-    payload = encoder_of(schema).encode(row, root=True)
-    return piece(payload, 0), Frame(piece(payload, 1))
+    message = schema.serialize().to_pybytes()
+    frame = _templates.get(message)
+    if frame is None:
+        row = pa.RecordBatch.from_arrays([_one_null(field.type) for field in schema], schema=schema)
+        frame = _templates[message] = piece(encoder_of(schema).encode(row, root=False), 0)
+        if len(_templates) > TEMPLATES_MAX:
+            _templates.popitem(last=False)
+    return message, Frame(frame)
 
 
 def _one_null(kind: pa.DataType) -> pa.Array:

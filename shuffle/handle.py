@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from tierstore.cache.buffers import Buffers
+from tierstore.cache.lean import Lean
 from tierstore.cache.store import Store
 from tierstore.ringbuf.errors import NotFound, TierstoreError
 
@@ -24,11 +25,13 @@ from .output import Output, load_output
 from .reader import ShuffleReader
 from .receipt import Receipt
 from .recovering import LEASE_S
+from .replication import ranked
 from .writer import MapWriter
 
 log = logging.getLogger("tierstore")
 
 MANIFESTS_MAX = 4096
+LIKELY_MAX = 8  # nodes that are asked for what none of a receipt's has
 RENEWALS = 4  # of a lease, in the time it lasts
 
 
@@ -53,12 +56,14 @@ class Shuffle:
     ):
         self.store, self.app, self.number, self.partitions, self.pool = store, app, number, partitions, pool
         self.secret, self._network, self.buffers = secret, network or Alone(), Buffers()
+        self._lean = Lean(store)
         check_name("app", app)
         check_number("shuffle", number)
         store._pool(pool)
         terms = {"partitions": partitions, "lease_s": lease_s, "quota_bytes": quota_bytes, "secret": secret}
         answer = self.call("shuffle_open", app=app, shuffle=number, **terms)
         self.store_id, self.node = str(answer["store_id"]), str(answer["node"])
+        self._nodes = list(dict.fromkeys([*answer["nodes"], *self._network.names()]))
         self.manifests: OrderedDict[Receipt, Manifest] = OrderedDict()
         self._turn = threading.Lock()
         self._stop = threading.Event()
@@ -76,9 +81,13 @@ class Shuffle:
         """The connection to another node. Raises PeerLost, ConfigError."""
         return self._network.peer(node)
 
+    def likely(self, name: Attempt) -> list[str]:
+        """Nodes to which an attempt would have been copied or moved, the likeliest first."""
+        return ranked(name.key, self._nodes)[:LIKELY_MAX]
+
     def output(self, receipt: Receipt) -> Output:
         """The output of an attempt on this node. Raises NotFound, CorruptionError."""
-        output = load_output(self.store, receipt, self.manifests.get(receipt))
+        output = load_output(self._lean, receipt, self.manifests.get(receipt))
         with self._turn:
             self.manifests[receipt] = output.manifest
             while len(self.manifests) > MANIFESTS_MAX:

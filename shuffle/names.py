@@ -14,7 +14,8 @@ from typing import NamedTuple
 PREFIX = "shuffle/"
 # What the daemon serves, see registry.py.
 CALLS = tuple(
-    f"shuffle_{name}" for name in ("open", "touch", "reserve", "commit", "abort", "drop", "end", "why", "list")
+    f"shuffle_{name}"
+    for name in ("open", "touch", "reserve", "commit", "abort", "drop", "end", "why", "list", "drain", "move")
 )
 NUMBER_MAX = (1 << 31) - 1
 PARTITIONS_MAX = 1 << 24

@@ -32,18 +32,24 @@ from .physical import (
 )
 
 Signed = npt.NDArray[np.int64]
-WORDS, BYTES, BYTES_DESCENDING = 0, 1, 2
+WORDS, BYTES, BYTES_DESCENDING, NULLS_LAST, NULLS_FIRST = 0, 1, 2, 3, 4
 _SIGN = np.int64(-(1 << 63))
 
 
 @dataclass(frozen=True)
 class Part:
-    """words: the words, or for bytes the offsets. data: the address of the bytes. alive: what keeps it."""
+    """words: the words (NULLS_LAST: 1 for null; NULLS_FIRST: 0 for null), or for bytes the offsets. data: the address of
+    the bytes. alive: what keeps it."""
 
     kind: int
     words: Signed
     data: int = 0
     alive: object = None
+
+    @property
+    def is_bytes(self) -> bool:
+        """Whether it is a part of bytes."""
+        return self.kind in (BYTES, BYTES_DESCENDING)
 
     @property
     def at(self) -> int:
@@ -79,7 +85,8 @@ def parts_of(leaf: pa.Array, name: str, descending: bool, nulls_first: bool, nul
                 found[number] = replace(part, words=words)
     if nullable:
         valid = np.asarray(leaf.is_valid())
-        found.insert(0, Part(WORDS, (valid if nulls_first else ~valid).astype(np.int64)))
+        words = (valid if nulls_first else ~valid).astype(np.int64)
+        found.insert(0, Part(NULLS_FIRST if nulls_first else NULLS_LAST, words))
     return found
 
 
@@ -171,7 +178,7 @@ def sort_rows(
     columns: list[Signed] = []
     for leaf, name, key in leaves(keys, [f"key {number}" for number in range(len(keys))]):
         for part in parts_of(leaf, name, along[key], nulls_first, leaf.null_count > 0):
-            columns.append(part.words if part.kind == WORDS else ranks(leaf, part))
+            columns.append(ranks(leaf, part) if part.is_bytes else part.words)
     rows = len(keys[0]) if keys else 0
     return np.lexsort(columns[::-1]) if columns else np.arange(rows)
 

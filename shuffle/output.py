@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from tierstore.cache.placing import get_batches
-from tierstore.cache.store import Store
+from tierstore.cache.lean import Lean, Parts
 from tierstore.ringbuf.errors import CorruptionError, NotFound
 
 from .manifest import BYTES, HASH_AT, Manifest, decode
@@ -28,8 +27,8 @@ class Piece(NamedTuple):
 class Output:
     """One attempt's output. Any thread."""
 
-    def __init__(self, store: Store, receipt: Receipt, manifest: Manifest):
-        self._store, self.name, self.manifest = store, receipt.name, manifest
+    def __init__(self, lean: Lean, receipt: Receipt, manifest: Manifest):
+        self._lean, self.name, self.manifest = lean, receipt.name, manifest
 
     @property
     def schema(self) -> pa.Schema | None:
@@ -48,7 +47,9 @@ class Output:
             start, end = int(run.starts[first]), int(run.starts[last])
             if start == end:
                 continue
-            rows = cut(self._open(sequence), start, end)
+            parts = self._open(sequence)
+            rows = cut(parts.batches, start, end)
+            parts.read(rows)
             if verify:
                 wrong = first_damaged(rows, run.starts[first : last + 1], run.checks[first:last])
                 if wrong is not None:
@@ -56,32 +57,33 @@ class Output:
                     raise CorruptionError(where, 0, f"the rows written to partition {first + wrong}", "others")
             yield Piece(sequence, rows, run.starts[first : last + 1] - run.starts[first])
 
-    def _open(self, sequence: int) -> list[pa.RecordBatch]:
+    def _open(self, sequence: int) -> Parts:
+        parts: Parts
         key, run = self.name.run(sequence), self.manifest.runs[sequence]
         if self.manifest.kind == BYTES:
-            view = self._store.get_bytes(key)[: run.rows]
-            batches = [byte_batch(pa.py_buffer(view))]
+            buffer, parts = self._lean.bytes(key)
+            parts.batches.append(byte_batch(buffer.slice(0, run.rows)))
         else:
-            batches = get_batches(self._store, key)
-        rows = sum(batch.num_rows for batch in batches)
+            parts = self._lean.table(key)
+        rows = sum(batch.num_rows for batch in parts.batches)
         if rows != run.rows:
             raise CorruptionError(key, 0, f"{run.rows} rows", f"{rows}")
-        return batches
+        return parts
 
 
-def load_output(store: Store, receipt: Receipt, known: Manifest | None = None) -> Output:
+def load_output(lean: Lean, receipt: Receipt, known: Manifest | None = None) -> Output:
     """The output that a receipt names, if all of it is there. Raises NotFound, CorruptionError.
 
     known: its manifest, if it was read before.
     """
     if known is None:
-        raw = store.get_bytes(receipt.name.key)
+        raw = bytes(lean.bytes(receipt.name.key)[0])
         known = decode(raw, f"the manifest {receipt.name.key}")
         if known.hash != receipt.manifest_hash:
             raise CorruptionError(
                 receipt.name.key, HASH_AT, f"the manifest {receipt.manifest_hash:#x}", f"{known.hash:#x}"
             )
     for sequence in range(len(known.runs)):
-        if receipt.name.run(sequence) not in store:
+        if not lean.has(receipt.name.run(sequence)):
             raise NotFound(f"run {sequence} of {receipt.name.key!r} is not in the store")
-    return Output(store, receipt, known)
+    return Output(lean, receipt, known)

@@ -27,7 +27,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from .native import address_of, kernels
-from .ordering import BYTES_DESCENDING, WORDS, Part, directions, leaves, ordered_type, parts_of, ranks, sort_rows
+from .ordering import BYTES_DESCENDING, Part, directions, leaves, ordered_type, parts_of, ranks, sort_rows
 from .physical import (
     Words,
     address,
@@ -68,7 +68,7 @@ def hash_partitions(keys: Sequence[pa.Array], partitions: int) -> npt.NDArray[An
     if len(columns) == 1:
         native.partition_one(words_at(columns[0]), rows, partitions, address_of(found), wide)
         return found
-    states = np.empty(rows, np.uint64)
+    states = np.zeros(rows, np.uint64)  # a struct without fields gives no words
     for number, words in enumerate(columns):
         mix = native.mix_next if number else native.mix_first
         mix(words_at(words), rows, address_of(states))
@@ -142,7 +142,7 @@ def _value_words(key: pa.Array, name: str) -> Words:
         convert = native.words_of_doubles if values.itemsize == 8 else native.words_of_floats
         convert(address_of(values), rows, at)
     elif pa.types.is_boolean(kind):
-        words[:] = key.cast(pa.uint8()).fill_null(0).to_numpy(zero_copy_only=False)
+        native.words_of_bits(address(key.buffers()[1]), key.offset, rows, at)
     elif pa.types.is_decimal(kind):
         count = kind.byte_width // 8
         native.words_of_integers(address(key.buffers()[1]) + key.offset * kind.byte_width, count, rows, at)
@@ -183,7 +183,7 @@ def range_partitions(
     for (leaf, name, key), (bound, _, _) in _paired_leaves(keys, bounds):
         options = along[key], nulls_first, leaf.null_count > 0 or bound.null_count > 0
         for mine, theirs in zip(parts_of(leaf, name, *options), parts_of(bound, name, *options), strict=True):
-            words = theirs.words if theirs.kind == WORDS else ranks(bound, theirs)
+            words = ranks(bound, theirs) if theirs.is_bytes else theirs.words
             if (sorted_so_far & (words[:-1] > words[1:])).any():
                 raise ValueError("the bounds are not in the order asked for: sort them, with the same directions")
             sorted_so_far &= words[:-1] == words[1:]
@@ -212,7 +212,7 @@ class _Ranges:
     def narrow(self, mine: Part, theirs: Part) -> None:
         """Compare by one part more."""
         native, lows, highs = kernels(), address_of(self._lows), address_of(self._highs)
-        if mine.kind != WORDS:
+        if mine.is_bytes:
             descending = int(mine.kind == BYTES_DESCENDING)
             native.refine_bytes(mine.at, mine.data, self._rows, theirs.at, theirs.data, lows, highs, descending)
         elif self._started:

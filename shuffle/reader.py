@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from tierstore.ringbuf.errors import CorruptionError, Expired, LostMaps, NotFound, PeerLost
+from tierstore.ringbuf.errors import CorruptionError, Expired, LostMaps, NotFound, PeerLost, Refused
 
 from .output import Output, Piece
 from .receipt import Receipt
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .handle import Shuffle
 
 NAMED_MAX = 20
+HERE = "here"
 Source = Output | Remote
 
 
@@ -44,8 +45,8 @@ class ShuffleReader:
     ):
         self._shuffle, self._verify, self._ordered = shuffle, verify, ordered
         self._receipts = list(receipts)
-        self._asked: dict[Receipt, set[str]] = {receipt: set() for receipt in receipts}
-        self._reasons: dict[Receipt, Exception] = {}
+        # Where each was looked for, and what went wrong there, if it did.
+        self._tried: dict[Receipt, dict[str, Exception | None]] = {receipt: {} for receipt in receipts}
         self._read: set[Receipt] = set()
         self._sources = self._find(self._receipts)
         self.schema = self._schema(schema)
@@ -59,9 +60,9 @@ class ShuffleReader:
         while waiting:
             asked: dict[str, list[Receipt]] = {}
             for receipt in waiting:
-                node = next((n for n in self._candidates(receipt) if n not in self._asked[receipt]), None)
+                node = next((n for n in self._candidates(receipt) if n not in self._tried[receipt]), None)
                 if node is None:
-                    raise self._lost([r for r in waiting if not set(self._candidates(r)) - self._asked[r]])
+                    raise self._lost([r for r in waiting if not set(self._candidates(r)) - set(self._tried[r])])
                 asked.setdefault(node, []).append(receipt)
             waiting = []
             for node, group in asked.items():
@@ -69,59 +70,68 @@ class ShuffleReader:
         return found
 
     def _candidates(self, receipt: Receipt) -> list[str]:
-        return [node for node in (receipt.node, *receipt.replicas) if node and node != self._shuffle.node]
+        """Nodes to ask: those that the receipt names, then those to which it would have been copied or moved."""
+        named = [receipt.node, *receipt.replicas, *self._shuffle.likely(receipt.name)]
+        return [node for node in dict.fromkeys(named) if node and node != self._shuffle.node]
 
     def _try_here(self, receipt: Receipt, found: dict[Receipt, Source]) -> bool:
-        here = receipt.store_id == self._shuffle.store_id or self._shuffle.node in receipt.replicas
-        if here and "" not in self._asked[receipt]:
-            self._asked[receipt].add("")
-            try:
-                found[receipt] = self._shuffle.output(receipt)
-                return True
-            except (NotFound, CorruptionError) as error:
-                self._reasons[receipt] = error
-        if not self._candidates(receipt):
-            self._reasons.setdefault(
-                receipt, NotFound(f"it was written to another store, {receipt.store_id}, which has no address")
-            )
-        return False
+        """Whether an attempt is on this node: written, copied or moved here. Cost of a miss: a look-up."""
+        if HERE in self._tried[receipt]:
+            return False
+        self._tried[receipt][HERE] = None
+        try:
+            found[receipt] = self._shuffle.output(receipt)
+            return True
+        except (NotFound, CorruptionError) as error:
+            self._tried[receipt][HERE] = error
+            return False
 
     def _ask(self, node: str, receipts: list[Receipt], found: dict[Receipt, Source]) -> list[Receipt]:
         """Ask a node for attempts; those that it does not have."""
         for receipt in receipts:
-            self._asked[receipt].add(node)
+            self._tried[receipt][node] = None
         try:
             remote = Remote(self._shuffle, node, receipts)
-        except (PeerLost, NotFound, PermissionError) as error:
-            self._reasons.update(dict.fromkeys(receipts, error))
+        except (PeerLost, NotFound, Refused) as error:
+            self._failed(node, receipts, error)
             return receipts
         for receipt in receipts:
             if receipt in remote.lost:
-                self._reasons[receipt] = remote.lost[receipt]
+                self._failed(node, [receipt], remote.lost[receipt])
             else:
                 found[receipt] = remote
-        return [receipt for receipt in receipts if receipt in remote.lost]
+        return list(remote.lost)
+
+    def _failed(self, node: str, receipts: Sequence[Receipt], error: Exception) -> None:
+        for receipt in receipts:
+            self._tried[receipt][node] = error
 
     def _lost(self, receipts: Sequence[Receipt]) -> Exception:
         """The error for attempts that cannot be read from anywhere."""
         maps = sorted({receipt.map_index for receipt in receipts})
         first = receipts[0]
-        error = self._reasons[first]
-        reason = str(error)
-        if isinstance(error, NotFound) and not isinstance(error, Expired) and "" in self._asked[first]:
-            try:
-                why = self._shuffle.call("shuffle_why", **first.name._asdict())
-                reason = reason if why == "it is there" else why
-            except Expired as expired:
-                error = expired
+        error = self._reason(first)
         if isinstance(error, Expired):
             return error
         named = ", ".join(map(str, maps[:NAMED_MAX])) + (" and others" if len(maps) > NAMED_MAX else "")
         return LostMaps(
             f"shuffle {first.shuffle} of application {first.app!r}: the output of maps {named} cannot be read; "
-            f"of map {first.map_index}: {reason}; run these maps again",
+            f"of map {first.map_index}: {error}; run these maps again",
             maps,
         )
+
+    def _reason(self, receipt: Receipt) -> Exception:
+        """What its own node says, if it says anything; else the last that was asked."""
+        errors = {node: error for node, error in self._tried[receipt].items() if error is not None}
+        own = HERE if receipt.store_id == self._shuffle.store_id else receipt.node
+        error = errors.get(own) or list(errors.values())[-1]
+        if own != HERE or not isinstance(error, NotFound):
+            return error
+        try:
+            why = self._shuffle.call("shuffle_why", **receipt.name._asdict())
+        except Expired as expired:
+            return expired
+        return error if why == "it is there" else NotFound(why)
 
     def _schema(self, given: pa.Schema | None) -> pa.Schema:
         schema = given
@@ -198,5 +208,5 @@ class ShuffleReader:
                     gone += [
                         r for r in self._receipts if self._sources[r] is source and r not in self._read and r != receipt
                     ]
-                self._reasons.update(dict.fromkeys(gone, error))
+                self._failed(HERE if isinstance(source, Output) else source.node, gone, error)
                 self._sources.update(self._find(gone))

@@ -19,12 +19,14 @@ from collections.abc import Callable
 from typing import Any
 
 from tierstore.cache.engine import Engine
-from tierstore.cache.inside import root_of, store_inside
+from tierstore.cache.inside import store_inside
+from tierstore.cache.lean import Lean
 from tierstore.cache.requests import Requests
 from tierstore.ringbuf.errors import Conflict, Expired, Full, NotFound, Refused
 
 from . import manifest as manifests
-from .apps import App, Attempts, Gone, State, listing
+from .apps import App, Attempts, Gone, State, committed, listing, terms_of
+from .matching import check_runs
 from .names import (
     CALLS,
     PARTITIONS_MAX,
@@ -43,7 +45,6 @@ from .telling import Teller
 log = logging.getLogger("tierstore")
 
 RENEWALS = 4  # of the leases of copies, in the time one lasts
-PADDING = 64  # opaque bytes are stored in whole lines
 LEASE_S_MIN, LEASE_S_MAX = 1.0, 30 * 86400.0
 TICK_S = 0.5
 
@@ -64,8 +65,10 @@ class Registry:
         self._requests, self._now, self._network = requests, now, network or Alone()
         self._replicator = Replicator(self, self._network)
         self.store = store_inside(engine, requests)
+        self.lean = Lean(self.store)
         self._turn = threading.RLock()
         self._gone = Gone()
+        self._draining = False
         self._step = engine.mutator.trap
         self.store_id = engine.mutator.store_id.hex()
         self._apps = recover_apps(self.store, now())
@@ -157,8 +160,13 @@ class Registry:
                 self.store.put_bytes(shuffle_key(app, shuffle), json.dumps(terms).encode(), keep=True)
                 found.shuffles[shuffle] = Attempts(partitions)
                 self._gone.forget(app, shuffle)
-            place = {"store_id": self.store_id, "incarnation": self.incarnation, "node": self._network.node}
-            return {"lease_s": found.lease_s, **place}
+            return {
+                "lease_s": found.lease_s,
+                "store_id": self.store_id,
+                "incarnation": self.incarnation,
+                "node": self._network.node,
+                "nodes": self._network.names(),
+            }
 
     def authorize(self, app: str, digest: str) -> None:
         """Let only those use an application who know the digest of its secret; renews its lease. Raises Refused, Expired."""
@@ -207,6 +215,8 @@ class Registry:
         with self._turn:
             owner, attempts = self._shuffle(app, shuffle)
             owner.until = self._now() + owner.lease_s
+            if self._draining:
+                raise Full("this node is being drained and takes nothing new; write on another")
             state = attempts.attempt(map_index, attempt)
             if state.committed:
                 raise Conflict(f"attempt {attempt!r} of map {map_index} is committed; nothing can be added to it")
@@ -243,14 +253,8 @@ class Registry:
             if parsed.partitions != attempts.partitions:
                 raise Conflict(f"a manifest of {parsed.partitions} partitions in a shuffle of {attempts.partitions}")
             self._check(name, attempts, parsed, raw)
-        terms = {
-            "partitions": attempts.partitions,
-            "lease_s": float(owner.lease_s),
-            "quota_bytes": owner.quota_bytes,
-            "digest": owner.secret,
-        }
         # Not in turn: this may take long. What is copied cannot change, and who commits it twice stores the same twice.
-        replicas = self._replicator.copy(name, raw, terms, durable) if copies else []
+        replicas = self._replicator.copy(name, raw, terms_of(owner, attempts), durable) if copies else []
         with self._turn:
             owner, attempts = self._shuffle(app, shuffle)
             if not self._check(name, attempts, parsed, raw):
@@ -271,7 +275,7 @@ class Registry:
             if bytes(self.store.get_bytes(name.key)) != raw:
                 raise Conflict(f"attempt {name.attempt!r} of map {name.map_index} is committed with another manifest")
             return True
-        self._check_runs(name, parsed)
+        check_runs(self._requests, name, parsed)
         return False
 
     def _publish(self, name: Attempt, state: State, parsed: manifests.Manifest, raw: bytes, durable: bool) -> None:
@@ -283,20 +287,6 @@ class Registry:
         self.store.put_bytes(name.key, raw, keep=True)
         self._step("shuffle.published")
         state.committed, state.bytes, state.runs = len(raw), parsed.total_bytes, len(parsed.runs)
-
-    def _check_runs(self, name: Attempt, parsed: manifests.Manifest) -> None:
-        for sequence, run in enumerate(parsed.runs):
-            found = root_of(self._requests, name.run(sequence))
-            if found is None:
-                raise Conflict(f"run {sequence} of {name.key!r} is not here: the attempt cannot be committed")
-            rows = found.rows if parsed.kind == manifests.ROWS else found.size
-            same_rows = rows == run.rows or (parsed.kind == manifests.BYTES and 0 <= rows - run.rows < PADDING)
-            hashed = found.payload_hash is not None and found.blocks == 1
-            if not same_rows or (hashed and found.payload_hash != run.payload_hash):
-                raise Conflict(
-                    f"run {sequence} of {name.key!r} is not what its manifest says: {rows} rows with hash "
-                    f"{found.payload_hash}, not {run.rows} with {run.payload_hash}"
-                )
 
     def abort(self, app: str, shuffle: int, map_index: int, attempt: str) -> None:
         """Give an attempt up: its runs go. Raises Conflict if it is committed."""
@@ -363,6 +353,21 @@ class Registry:
         del self._apps[app]
         self._gone.note(reason, app)
         return count
+
+    # --- drain ----------------------------------------------------------------------------------------------------------------
+
+    def drain(self, on: bool = True) -> list[list[Any]]:
+        """Take nothing new from now on (or again); the committed attempts that move() is to bring elsewhere."""
+        with self._turn:
+            self._draining = on
+            return committed(self._apps)
+
+    def move(self, app: str, shuffle: int, map_index: int, attempt: str) -> str:
+        """Store an attempt on another node; its name. Readers that find it gone here ask there. Raises PeerLost, NotFound."""
+        name = check_attempt(app, shuffle, map_index, attempt)
+        with self._turn:
+            terms = terms_of(*self._shuffle(app, shuffle))
+        return self._replicator.move(name, bytes(self.store.get_bytes(name.key)), terms)
 
     # --- questions ------------------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ slices one behind the other. The result names what could not be sent: ``{"lost":
 from __future__ import annotations
 
 import base64
+import contextlib
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -107,7 +108,8 @@ class Fetch:
             return
         except Exception as error:
             end = error if isinstance(error, TierstoreError) else PeerLost(f"{self._remote.node}: {error}")
-        self._put(end)
+        with contextlib.suppress(_Stopped):
+            self._put(end)
 
     def _put(self, item: _Frame | Exception | None) -> None:
         while not self._stopped.is_set():

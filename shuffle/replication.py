@@ -59,6 +59,18 @@ class Replicator:
             )
         return took
 
+    def move(self, name: Attempt, raw: bytes, terms: dict[str, Any]) -> str:
+        """Store an attempt on the first other node that takes it; its name. Raises PeerLost if none does."""
+        refused = []
+        for node in ranked(name.key, self._network.names()):
+            try:
+                self.push(node, name, raw, terms, False)
+                return node
+            except TROUBLES as error:
+                refused.append(f"{node}: {error}")
+        reasons = "; ".join(refused) or "no other nodes are configured: set nodes"
+        raise PeerLost(f"map {name.map_index} of {name.app}/{name.shuffle} was taken by no other node: {reasons}")
+
     def push(self, node: str, name: Attempt, raw: bytes, terms: dict[str, Any], durable: bool) -> None:
         """Store an attempt on one node. Raises what it answers."""
         arguments = {**name._asdict(), **terms, "durable": durable}

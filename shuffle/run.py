@@ -37,7 +37,8 @@ class Order:
     rows:       of all batches.
     starts:     uint32[partitions + 1]; partition p gets the places starts[p] to starts[p + 1].
     places:     where each input row goes; sources(): which input row each place gets.
-    Cost:       0.6 ns a row for 200 partitions, and 1 ns a partition.
+    Cost:       0.3 ns a row for 200 partitions, and 1 ns a partition; places and sources as much again when asked for.
+    The numbers must not change meanwhile.
     Raises:     TypeError, ValueError for numbers of another type or beyond the partitions.
     """
 
@@ -47,18 +48,14 @@ class Order:
         self.rows = sum(len(array) for array in checked)
         if self.rows >= ROWS_MAX:
             raise ValueError(f"{self.rows:,} rows in one run: make runs of fewer than {ROWS_MAX:,}")
-        native, cursors = kernels(), np.zeros(partitions, np.uint32)
+        native, counts = kernels(), np.zeros(partitions, np.uint32)
         for array in checked:
-            top = native.count_rows(address_of(array), len(array), array.itemsize == 4, partitions, address_of(cursors))
+            top = native.count_rows(address_of(array), len(array), array.itemsize == 4, partitions, address_of(counts))
             if top >= partitions:
                 raise ValueError(f"partition number {top} of {partitions} partitions: numbers begin with 0")
         self.starts = np.zeros(partitions + 1, np.uint32)
-        np.cumsum(cursors, out=self.starts[1:])
-        cursors[:] = self.starts[:-1]
-        self.places = Places([len(array) for array in checked])
-        for number, array in enumerate(checked):
-            place = self.places.of(number)
-            native.give_places(address_of(array), len(array), array.itemsize == 4, address_of(cursors), place)
+        np.cumsum(counts, out=self.starts[1:])
+        self.places = Places(checked, self.starts)
 
     def sources(self) -> npt.NDArray[np.uint32]:
         """uint32[rows]: the argument of take() that puts the concatenated batches into this order."""
@@ -83,7 +80,7 @@ class RunPlan:
     schema_bytes:  of the schema message at its begin, padding included.
     value_bytes:   payload_bytes without the padding behind the last buffer.
     Callers:       one thread; the batches must not change meanwhile. It keeps them alive.
-    Cost:          the constructor 1 ns a row, plus take() of the columns that are not flat; nothing is copied.
+    Cost:          the constructor 0.3 ns a row and 5 us a batch, plus take() of the columns that are not flat; nothing is copied.
     Raises:        TypeError, ValueError for batches, numbers or a schema that do not fit.
     """
 

@@ -108,7 +108,7 @@ class Serving:
 
     def _output(self, name: Attempt, manifest_hash: int) -> Output:
         receipt = Receipt(*name, 0, 0, manifest_hash, "", "", "")
-        return load_output(self._registry.store, receipt)
+        return load_output(self._registry.lean, receipt)
 
     def _reason(self, name: Attempt, error: TierstoreError) -> list[str]:
         """Kind and reason of what is not here: said without paths of this machine."""

@@ -7,11 +7,14 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pyarrow as pa
 
+from tierstore.cache.block import encoder_of
+
 from .checks import partition_checks
 
 # Slices below this are joined with their neighbours: a batch costs its reader microseconds whatever it holds.
 SMALL_BYTES = 256 << 10
 JOINED_BYTES = 4 << 20
+FEW_ROWS = 16384
 BYTES_SCHEMA = pa.schema([pa.field("", pa.uint8(), nullable=False)])
 
 
@@ -38,6 +41,29 @@ def first_damaged(batch: pa.RecordBatch, starts: np.ndarray, checks: np.ndarray)
     return int(wrong[0]) if len(wrong) else None
 
 
+def coalesced(
+    batches: list[pa.RecordBatch], numbers: list[np.ndarray]
+) -> tuple[list[pa.RecordBatch], list[np.ndarray]]:
+    """The same rows and their numbers, neighbours with few rows as one batch: putting a batch in order has a price of its own.
+
+    Batches with dictionaries, which may differ, stay as they are.
+    """
+    if len(batches) < 2 or encoder_of(batches[0].schema).stream:
+        return batches, numbers
+    rows: list[list[pa.RecordBatch]] = [[]]
+    ids: list[list[np.ndarray]] = [[]]
+    count = 0
+    for batch, own in zip(batches, numbers, strict=True):
+        if rows[-1] and (batch.num_rows >= FEW_ROWS or count >= FEW_ROWS):
+            rows.append([])
+            ids.append([])
+            count = 0
+        rows[-1].append(batch)
+        ids[-1].append(own)
+        count += batch.num_rows
+    return [pa.concat_batches(part) if len(part) > 1 else part[0] for part in rows], [np.concatenate(i) for i in ids]
+
+
 def joined(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """The same rows in the same order, small batches joined to some of JOINED_BYTES (which copies them)."""
     held: list[pa.RecordBatch] = []
@@ -61,4 +87,6 @@ def joined(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def _joined(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
-    return batches if len(batches) < 2 else [pa.concat_batches(batches)]
+    if len(batches) < 2 or encoder_of(batches[0].schema).stream:  # dictionaries may not fit one index type together
+        return batches
+    return [pa.concat_batches(batches)]

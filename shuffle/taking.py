@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,13 +21,7 @@ def take(chunks: list[pa.Array], kind: pa.DataType, sources: pa.Array) -> pa.Arr
         plain = [pc.run_end_decode(chunk) for chunk in chunks]
         return pc.run_end_encode(take(plain, kind.value_type, sources), kind.run_end_type)
     if is_list_view(kind):
-        large = pa.types.is_large_list_view(kind)
-        lists = (pa.large_list if large else pa.list_)(kind.value_field)
-        taken = take([chunk.cast(lists) for chunk in chunks], lists, sources)
-        make = pa.LargeListViewArray if large else pa.ListViewArray
-        sizes = pc.list_value_length(taken).fill_null(0)
-        mask = taken.is_null() if taken.null_count else None
-        return make.from_arrays(taken.offsets.slice(0, len(taken)), sizes, taken.values, type=kind, mask=mask)
+        return _take_list_views(chunks, kind, sources)
     if pa.types.is_dictionary(kind) and any(chunk.dictionary.null_count for chunk in chunks):
         chunks = [
             chunk.dictionary_decode().dictionary_encode().cast(kind) for chunk in chunks
@@ -35,6 +30,23 @@ def take(chunks: list[pa.Array], kind: pa.DataType, sources: pa.Array) -> pa.Arr
     if plain_kind.equals(kind):
         return pa.concat_arrays(chunks).take(sources)
     return pa.concat_arrays([chunk.cast(plain_kind) for chunk in chunks]).take(sources).cast(kind)
+
+
+def _take_list_views(chunks: list[pa.Array], kind: pa.DataType, sources: pa.Array) -> pa.Array:
+    """By way of lists, whose children lie in order. (pyarrow's own cast to lists is wrong for children of some types.)"""
+    large = pa.types.is_large_list_view(kind)
+    wide, lists = ("i8", pa.LargeListArray) if large else ("i4", pa.ListArray)
+    made = []
+    for chunk in chunks:
+        lengths = np.asarray(pc.list_value_length(chunk).fill_null(0))
+        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(wide))
+        mask = chunk.is_null() if chunk.null_count else None
+        made.append(lists.from_arrays(offsets, chunk.flatten(), mask=mask))
+    taken = take(made, made[0].type, sources)
+    sizes = pc.list_value_length(taken).fill_null(0)
+    mask = taken.is_null() if taken.null_count else None
+    views = pa.LargeListViewArray if large else pa.ListViewArray
+    return views.from_arrays(taken.offsets.slice(0, len(taken)), sizes, taken.values, type=kind, mask=mask)
 
 
 def _without_views(kind: pa.DataType) -> pa.DataType:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from tierstore.cache.block import decode_batch
+from tierstore.cache.block import decode_batch, encoder_of
 from tierstore.cache.buffers import Buffers
 
 from .output import Piece
@@ -29,7 +29,7 @@ def by_partition(
     buffers: where the memory of copies comes from, and goes back to when nothing is over it any more.
     """
     total = sum(piece.rows.nbytes for piece in pieces)
-    if total >= SHORT_BYTES * len(pieces) * partitions or len(pieces) < 2:
+    if total >= SHORT_BYTES * len(pieces) * partitions or len(pieces) < 2 or encoder_of(pieces[0].rows.schema).stream:
         for partition in range(partitions):
             yield partition, [rows for piece in pieces if (rows := _slice(piece, partition, partition + 1)).num_rows]
         return

@@ -26,7 +26,7 @@ from .manifest import BYTES, ROWS, Manifest, Run
 from .partition import hash_partitions, range_partitions
 from .receipt import Receipt
 from .run import RunPlan
-from .slices import byte_batch
+from .slices import byte_batch, coalesced
 
 if TYPE_CHECKING:
     from .handle import Shuffle
@@ -180,13 +180,12 @@ class MapWriter:
 
     def _write_rows(self, batches: list[pa.RecordBatch], ids: list[np.ndarray]) -> None:
         assert self._schema is not None
-        plan = RunPlan(self._schema, batches, ids, self._shuffle.partitions)
+        plan = RunPlan(self._schema, *coalesced(batches, ids), self._shuffle.partitions)
         _, empty = room_for(self._shuffle.store, 512, self._shuffle.pool, self._group)
         if plan.payload_bytes > empty and plan.rows > 1:
             for half in _halves(batches, ids):
                 self._write_rows(*half)
             return
-        key = self._begin(plan.payload_bytes)
         place = {"pool": self._shuffle.pool, "group": self._group}
         if plan.in_place and plan.payload_bytes <= empty:
             checks: list[np.ndarray] = []
@@ -195,16 +194,27 @@ class MapWriter:
                 plan.fill(address)
                 checks.append(partition_checks(_batch_at(address, plan), plan.starts))
 
-            kind, schema_bytes = layout.KIND_BATCH, plan.schema_bytes
+            key, kind, schema_bytes = self._begin(plan.payload_bytes), layout.KIND_BATCH, plan.schema_bytes
             hashed = put_placed(
                 self._shuffle.store, key, kind, plan.rows, plan.payload_bytes, schema_bytes, fill, **place
             )
             self._runs.append(Run(hashed, plan.starts, checks[0]))
+            size = plan.payload_bytes
         else:
-            batch = plan.batch()
+            try:
+                batch = plan.batch()
+            except ValueError:  # dictionaries that do not fit one index type together
+                if len(batches) == 1:
+                    raise
+                middle = len(batches) // 2
+                self._write_rows(batches[:middle], ids[:middle])
+                self._write_rows(batches[middle:], ids[middle:])
+                return
+            key = self._begin(max(plan.payload_bytes, batch.nbytes))
             hashed = put_batch(self._shuffle.store, key, batch, **place)
             self._runs.append(Run(hashed, plan.starts, partition_checks(batch, plan.starts)))
-        self._bytes += plan.payload_bytes
+            size = batch.nbytes
+        self._bytes += size
 
     def _flush_bytes(self) -> None:
         assert self._parts is not None

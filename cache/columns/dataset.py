@@ -17,7 +17,7 @@ from .chunks import PREFIX, place_of
 from .encoded import ENCODED
 from .files import Listing, PathLike
 from .filling import FileChanged
-from .forms import FORM
+from .forms import FORM, WIDE
 from .holding import Held
 from .prefetch import Prefetcher
 from .prune import Pruner
@@ -118,27 +118,45 @@ class Dataset:
         rest = batches if first is None else _chain(first, batches)
         return pa.RecordBatchReader.from_batches(schema, rest)
 
-    def mapped(self, snapshot: Snapshot, schema: pa.Schema) -> pa.Table | None:
-        """For engines: the columns of a schema as one table, without copying, if all lie in memory in that form."""
-        units = snapshot.units()
+    def mapped(
+        self, snapshot: Snapshot, schema: pa.Schema, units: Sequence[Unit] | None = None, wide: bool = False
+    ) -> pa.Table | None:
+        """For engines: the columns of a schema as one table, without copying, if all lie in memory in that form.
+
+        units: only these row groups.  wide: the schema is one of ``snapshot.wide``, not of ``snapshot.stored``.
+        """
+        everything = snapshot.units()
+        hold = units is None or len(units) == len(everything)
+        units = everything if units is None else units
         owner, columns, held_bytes = snapshot.files, {}, 0
-        for entry in schema:
+        for entry in schema if hold else ():
             held = self._held.get(owner, entry)
             if held is not None:
                 columns[entry.name] = held[0]
                 held_bytes += held[1]
         missing = [entry for entry in schema if entry.name not in columns]
-        found = self._scan(units, [entry.name for entry in missing]).mapped() if missing else []
+        found = self._scan(units, [entry.name for entry in missing], wide).mapped() if missing else []
         if found is None:
             return None
         self.counters.add(scans=1, hits=len(units) * len(columns), hit_bytes=held_bytes)
         for entry in missing:
             arrays = [array for unit, some in zip(units, found, strict=True) for array in column_of(unit, some, entry)]
             columns[entry.name] = column = pa.chunked_array(arrays, entry.type)
-            if not self._store._session.injecting:  # a slowed-down tier is paid for by every scan
+            if hold and not self._store._session.injecting:  # a slowed-down tier is paid for by every scan
                 self._held.put(owner, entry, column, column.get_total_buffer_size())
         self._finished(schema.names)
         return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+    def held(self, snapshot: Snapshot, schema: pa.Schema, make: Callable[[], Any]) -> Any:
+        """For engines: what is made of the columns that mapped() gives, made once while these are held."""
+        owner, name = snapshot.files, ("made of", *schema)
+        found = self._held.get(owner, name)
+        if found is not None:
+            return found[0]
+        made = make()
+        if all(self._held.get(owner, entry) is not None for entry in schema):
+            self._held.put(owner, name, made, 0)
+        return made
 
     def snapshot(self) -> Snapshot:
         """For engines: files and schema now."""
@@ -187,12 +205,14 @@ class Dataset:
         schema: pa.Schema,
         filter: Any,
         prepare: Callable[[pa.Table], pa.Table] | None = None,
+        wide: bool = False,
     ) -> Iterator[pa.RecordBatch]:
         """For engines: the columns of a schema, of some row groups, of the rows for which a filter is true.
 
-        prepare: what is done to the filter's columns before it sees them.  Raises: FileChanged.
+        prepare: what is done to the filter's columns before it sees them.  wide: the schema is one of ``snapshot.wide``.
+        Raises:  FileChanged.
         """
-        return self._kept(snapshot, units, schema, _pruner(snapshot, filter), prepare)
+        return self._kept(snapshot, units, schema, _pruner(snapshot, filter), prepare, wide)
 
     def _kept(
         self,
@@ -201,19 +221,22 @@ class Dataset:
         schema: pa.Schema,
         pruner: Pruner | None,
         prepare: Callable[[pa.Table], pa.Table] | None,
+        wide: bool = False,
     ) -> Iterator[pa.RecordBatch]:
         names = dict.fromkeys([*schema.names, *([] if pruner is None else pruner.columns)])
-        wanted = pa.schema([snapshot.stored.field(name) for name in names])
+        wide = wide and pruner is None  # Arrow neither compares nor filters views
+        wanted = schema if wide else pa.schema([snapshot.stored.field(name) for name in names])
         self.counters.add(scans=1)
-        for group in self._scan(units, wanted.names).groups(wanted):
+        for group in self._scan(units, wanted.names, wide).groups(wanted):
             if pruner is not None:
                 seen = group.table(pruner.asked)
                 group.keep(pruner.mask(seen if prepare is None else prepare(seen)))
             yield from group.table(schema).to_batches(max_chunksize=BATCH_ROWS)
         self._finished(wanted.names)
 
-    def _scan(self, units: Sequence[Unit], names: Sequence[str]) -> Scan:
-        return Scan(self._filler, units, names, self._look, self._pool, self.counters, self._form)
+    def _scan(self, units: Sequence[Unit], names: Sequence[str], wide: bool = False) -> Scan:
+        form = WIDE if wide and self._form == FORM else self._form
+        return Scan(self._filler, units, names, self._look, self._pool, self.counters, form)
 
     # --- engines ------------------------------------------------------------------------------------------------------------
 
@@ -285,8 +308,7 @@ class Dataset:
         """Fill the first row group of which one of these columns is not cached; whether there was one."""
         snapshot = self._tables.snapshot()
         for unit in snapshot.units() if self._pool else ():
-            keys = dict(self._keys_of(unit, names))
-            missing = {name: key for name, key in keys.items() if not self._filler.chunks.is_there(key)}
+            missing = {name: key for name, key in self._keys_of(unit, names) if not self._is_there(unit, name, key)}
             if missing and not unit.file.version.is_young():
                 refused = self.counters.refused
                 self._filler.fill(unit, missing, self._pool, self.counters, self._form)
@@ -305,11 +327,24 @@ class Dataset:
         """Names and keys of a unit's chunks; a column that is not in the file has none."""
         return ((name, unit.file.key(unit.row_group, name, self._form)) for name in names if unit.file.has(name))
 
+    def _is_there(self, unit: Unit, name: str, key: str) -> bool:
+        """Whether a chunk is cached, under its key or in the wide form of the same values."""
+        there = self._filler.chunks.is_there
+        return there(key) or (self._form == FORM and there(unit.file.key(unit.row_group, name, WIDE)))
+
+    def can_widen(self, snapshot: Snapshot, columns: Sequence[str]) -> bool:
+        """For engines: whether these columns can come to lie in memory in the wide form without reading the files."""
+        return (
+            self._form == FORM
+            and self._pool is not None
+            and all(self._is_there(unit, *pair) for unit in snapshot.units() for pair in self._keys_of(unit, columns))
+        )
+
     def stats(self) -> dict[str, Any]:
         """What this handle's scans did (hits, misses, fills, seconds saved), and how much is cached now."""
         snapshot = self._tables.snapshot()
-        keys = [key for unit in snapshot.units() for _, key in self._keys_of(unit, snapshot.schema.names)]
-        cached = sum(map(self._filler.chunks.is_there, keys))
+        keys = [(unit, *pair) for unit in snapshot.units() for pair in self._keys_of(unit, snapshot.schema.names)]
+        cached = sum(self._is_there(*key) for key in keys)
         return {
             "table": self.name,
             "files": len(snapshot.files),

@@ -24,10 +24,10 @@ import pyarrow.parquet as pq
 from tierstore.ringbuf.errors import Closed, Full, PeerLost, TierstoreError
 
 from . import encoded
-from .chunks import Chunks
+from .chunks import Chunks, cut
 from .files import Source, Version
 from .footers import Footer
-from .forms import is_text, narrow
+from .forms import WIDE, is_text, narrow, wide
 from .statistics import Counters
 
 if TYPE_CHECKING:
@@ -85,8 +85,8 @@ class Filler:
         keys: by column.  pool: where to admit what was read; None: nowhere.  form: that of the cached chunks.
         Raises: FileChanged, and what pyarrow raises for a file that cannot be read.
         """
-        fill = self._fill_encoded if form == encoded.ENCODED else self._fill_decoded
-        return fill(unit, keys, pool, counters)
+        fills = {encoded.ENCODED: self._fill_encoded, WIDE: self._fill_wide}
+        return fills.get(form, self._fill_decoded)(unit, keys, pool, counters)
 
     def _fill_decoded(
         self, unit: Unit, keys: dict[str, str], pool: str | None, counters: Counters
@@ -100,6 +100,26 @@ class Filler:
                 for name, arrays in filled.items():
                     self._admit(keys[name], arrays, pool, counters)
                 found |= filled
+        return found
+
+    def _fill_wide(
+        self, unit: Unit, keys: dict[str, str], pool: str | None, counters: Counters
+    ) -> dict[str, list[pa.Array]]:
+        """What is cached in the stored form is widened, and kept so too; what is not cached is kept in the stored form first.
+
+        So a table that is read once takes no more room than it must. Two at once may widen the same; they write the same.
+        """
+        chunks = self.chunks
+        found = {name: arrays for name, key in keys.items() if (arrays := chunks.read(key)) is not None}
+        counters.hit(found.values())
+        stored = {name: unit.file.key(unit.row_group, name) for name in keys if name not in found}
+        again = {name for name, key in stored.items() if key != keys[name] and chunks.is_there(key)}
+        found |= self._fill_decoded(unit, stored, pool, counters) if stored else {}
+        for name in again:
+            pieces = [wide(piece) for array in found[name] for piece in cut(array)]
+            if pieces and all(piece is not None for piece in pieces):
+                found[name] = pieces
+                self._admit(keys[name], pieces, pool, counters)
         return found
 
     def _fill_encoded(

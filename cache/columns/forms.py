@@ -7,6 +7,9 @@
     all else                       as it is
 
 ``widen`` undoes it: it makes the type that pyarrow's own reader would have given.
+
+Polars and DataFusion compute on 128-bit decimals and on text views only. For them a chunk that is read again is also kept in
+a second form, WIDE, of just these types, so that they are made once and not by every scan.
 """
 
 from __future__ import annotations
@@ -17,9 +20,12 @@ import numpy as np
 import pyarrow as pa
 
 FORM = "1"  # part of every key: a change of the rules above makes new keys
+WIDE = "w1"
 CODES = pa.dictionary(pa.int16(), pa.string())
 CODES_MAX = 1 << 15
 OFFSETS_MAX = (1 << 31) - 1
+# Pieces of a wide chunk repeat the words that they refer to; with more than this of them it is not kept.
+WORDS_BYTES_MAX = 1 << 20
 # A dictionary is kept where it is this many times shorter than the column.
 DICTIONARY_SHARE = 8
 
@@ -39,6 +45,25 @@ def stored_type(kind: pa.DataType) -> pa.DataType:
     if is_text(kind):
         return pa.string()
     return pa.binary() if pa.types.is_binary_view(kind) else kind
+
+
+def wide_type(kind: pa.DataType) -> pa.DataType:
+    """The type in which a column of a type is given to engines that want it wide."""
+    return pa.string_view() if is_text(kind) else kind if pa.types.is_decimal(kind) else stored_type(kind)
+
+
+def form_of(kind: pa.DataType, form: str) -> str:
+    """The form in which a column of a file is looked for where a form is asked for: without a difference there is no second."""
+    return FORM if form == WIDE and not is_text(kind) and stored_type(kind) == wide_type(kind) else form
+
+
+def wide(array: pa.Array) -> pa.Array | None:
+    """An array of the stored form as a piece of a wide chunk, with text of its own; None if that would take too much room."""
+    if pa.types.is_decimal(array.type):
+        return widen(array, pa.decimal128(array.type.precision, array.type.scale))
+    if array.type == CODES:
+        return views(array) if array.dictionary.nbytes <= WORDS_BYTES_MAX else None
+    return pa.concat_arrays([array, array[:0]]).cast(pa.string_view())  # a slice would keep the text of the whole
 
 
 def narrow(column: pa.ChunkedArray) -> list[pa.Array]:
@@ -85,6 +110,8 @@ def widen(array: Any, kind: pa.DataType) -> Any:
     """An array (or chunked array) in the type that pyarrow's reader gives. Cost: a copy where the type differs."""
     if array.type == kind:
         return array
+    if array.type == CODES and pa.types.is_string_view(kind) and isinstance(array, pa.Array):
+        return views(array)
     if pa.types.is_dictionary(array.type) and not pa.types.is_dictionary(kind):
         array = array.cast(array.type.value_type)
     elif pa.types.is_dictionary(kind) and not pa.types.is_dictionary(array.type):

@@ -11,7 +11,7 @@ from typing import Any
 
 HOLD_S = 1.0
 # Of the fastest tier's capacity, over all datasets of a store.
-HOLD_SHARE = 0.25
+HOLD_SHARE = 0.5
 
 
 class Budget:

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 
 import pyarrow as pa
 
+from .encoded import ENCODED
 from .filling import Filler
 from .forms import CODES, FORM, coded, widen
 from .statistics import Counters
@@ -25,7 +26,7 @@ class Scan:
     """One pass over units.
 
     columns: those of the dataset that are wanted.  look: whether cached chunks are used.  pool: where to admit others;
-    None: nowhere.  form: that of the cached chunks; only FORM can be read in place.
+    None: nowhere.  form: that of the cached chunks; encoded ones cannot be read in place.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Scan:
 
     def _read(self, unit: Unit, keys: dict[str, str]) -> Arrays | None:
         """All chunks of a unit if they can be read in place; nothing is read from disk for it."""
-        if not self._look or unit.file.version.is_young() or self._form != FORM:
+        if not self._look or unit.file.version.is_young() or self._form == ENCODED:
             return None if keys else {}
         chunks, found = self._filler.chunks, {}
         for name, key in keys.items():

@@ -18,7 +18,7 @@ from .chunks import chunk_key, file_prefix
 from .files import Listing, Source, Version, partition_expression, partition_fields, partition_values
 from .filling import FileChanged
 from .footers import Footer, Footers
-from .forms import CODES, FORM, is_text, stored_type
+from .forms import CODES, FORM, form_of, is_text, stored_type, wide_type
 from .prune import Pruner
 
 MODES = "'all', 'remote', 'none', or 'ttl:SECONDS'"
@@ -37,8 +37,8 @@ class File:
     prefix: str
 
     def key(self, row_group: int, column: str, form: str = FORM) -> str:
-        """The key of a column chunk."""
-        return chunk_key(self.prefix, row_group, column, form)
+        """The key of a column chunk in a form, or in the only one if its values have but one."""
+        return chunk_key(self.prefix, row_group, column, form_of(self.footer.schema.field(column).type, form))
 
     def has(self, column: str) -> bool:
         """Whether the file itself holds a column (not its path, and not an older or newer schema)."""
@@ -65,6 +65,11 @@ class Snapshot:
     def stored(self) -> pa.Schema:
         """The types in which columns are kept, as far as footers tell: those that look coded are dictionaries."""
         return pa.schema([self._stored(entry) for entry in self.schema])
+
+    @cached_property
+    def wide(self) -> pa.Schema:
+        """The types in which columns are given to engines that compute on no narrower ones."""
+        return pa.schema([entry.with_type(wide_type(entry.type)) for entry in self.schema])
 
     def _stored(self, entry: pa.Field) -> pa.Field:
         if is_text(entry.type) and all(

@@ -74,7 +74,7 @@ class Listener:
         asked = Address(config.host, config.port)
         self._check_exposure(str(asked), config.host)
         self._context = config.security.server_context()
-        self._socket = _bound(asked)
+        self._socket = bound(asked)
         host, port = self._socket.getsockname()[:2]
         self.address = Address(host, port)
         try:  # a name may stand for anything
@@ -216,7 +216,7 @@ class Listener:
         try:
             frame = stream.receive((AUTH,), wait_s=max(0.001, deadline - time.monotonic()))
         except ProtocolError as error:
-            self._complaints.say("did not authenticate: %s", error)
+            self._complaints.say("failed to authenticate: %s", error)
             return self._refuse(stream, 0, protocol.error_body(error))
         if not self.config.security.accepts(frame.body.get("token")):
             self._complaints.say("%s failed to authenticate: its token is not the daemon's", stream.peer)
@@ -328,7 +328,8 @@ def error_body(error: Exception, where: str) -> dict[str, Any]:
     return {key: value[: frames.ERROR_TEXT_MAX] if isinstance(value, str) else value for key, value in body.items()}
 
 
-def _bound(address: Address) -> socket.socket:
+def bound(address: Address, key: str = "listen") -> socket.socket:
+    """A socket that listens at an address. Raises ConfigError for that setting."""
     try:
         family, kind, number, _, where = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -343,7 +344,7 @@ def _bound(address: Address) -> socket.socket:
             raise
     except OSError as error:
         allowed = f"an address of this machine with a free port ({error.strerror or error})"
-        raise ConfigError("listen", str(address), allowed) from None
+        raise ConfigError(key, str(address), allowed) from None
     return made
 
 

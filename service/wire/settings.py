@@ -35,6 +35,13 @@ def listen(value: object, key: str) -> str:
     return value.strip()
 
 
+def advertise(value: object, key: str) -> str:
+    """ "HOST:PORT" as other nodes reach it."""
+    if not isinstance(value, str):
+        raise ConfigError(key, value, "HOST:PORT in quotes")
+    return str(parse_address(value, key))
+
+
 def nodes(value: object, key: str) -> tuple[str, ...]:
     """A list of "HOST:PORT" and "dns:NAME:PORT", or one string of them with commas."""
     if isinstance(value, str):
@@ -52,6 +59,9 @@ def check(config: StoreConfig) -> None:
     if config.listen is not None:
         host = parse_address(config.listen, "listen", port_min=0).host
         check_exposure(config, config.token_file is not None, config.listen, host)
+    if config.flight is not None:
+        host = parse_address(config.flight, "flight", port_min=0).host
+        check_exposure(config, config.token_file is not None, config.flight, host, "flight")
 
 
 def check_pairs(settings: TlsSettings) -> None:
@@ -63,12 +73,15 @@ def check_pairs(settings: TlsSettings) -> None:
         raise ConfigError("tls_client_auth", True, "only together with tls_cert, tls_key and tls_ca")
 
 
-def check_exposure(settings: TlsSettings, token: bool, listen: str, host: str) -> None:
-    """Raise ConfigError if a daemon with these settings may not listen on a host: beyond loopback it needs TLS and a token."""
+def check_exposure(settings: TlsSettings, token: bool, listen: str, host: str, key: str = "listen") -> None:
+    """Raise ConfigError if a daemon with these settings may not listen on a host: beyond loopback it needs TLS and a token.
+
+    listen, key: the setting that names the host.
+    """
     if settings.tls_ca and not settings.tls_cert:
-        raise ConfigError("tls_cert", None, f"a PEM file: listen is {listen!r}, and tls_ca asks for TLS")
+        raise ConfigError("tls_cert", None, f"a PEM file: {key} is {listen!r}, and tls_ca asks for TLS")
     needed = {"tls_cert": settings.tls_cert, "tls_key": settings.tls_key, "token_file": token}
     missing = [key for key, value in needed.items() if not value]
     if missing and not is_loopback(host):
         allowed = f"a loopback address such as 127.0.0.1:9101; for any other, set {' and '.join(missing)} too"
-        raise ConfigError("listen", listen, allowed)
+        raise ConfigError(key, listen, allowed)

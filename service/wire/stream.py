@@ -72,8 +72,8 @@ class Stream:
     def send_data(self, head: dict[str, Any], parts: Iterable[Any], request: int = 0, check: int | None = None) -> None:
         """Send buffers, one after the other, as one payload; returns once the kernel has them.
 
-        parts: contiguous buffers of any kind. check: the payload's, if known (see frames.py); default: computed, except under TLS;
-        0: not checked.
+        parts: contiguous buffers of any kind. check: the payload's, if known (see frames.py; a block's hash will do above 240
+        bytes); default: computed, except under TLS; 0: not checked.
         """
         views = [view for view in map(_bytes_of, parts) if len(view)]
         if check is None:

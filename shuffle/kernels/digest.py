@@ -6,10 +6,11 @@ Every function takes ``starts``, u8[count + 1], where slice s holds the rows fro
 
 from __future__ import annotations
 
-from tierstore.ringbuf.atomic import multiply_fold, shift_right
+from tierstore.ringbuf.atomic import multiply_fold
 from tierstore.ringbuf.jit import helper, kernel
-from tierstore.ringbuf.plain import copy_bytes, fill_bytes, get8, get32, get64, put64
+from tierstore.ringbuf.plain import copy_bytes, fill_bytes, get8, get16, get32, get64, put8, put16, put32, put64
 
+from .bits import bits_at, ones
 from .mixing import K0, K1, K2, K3, hash_range
 
 
@@ -38,29 +39,11 @@ def check_fixed(values, width, starts, count, states):
 
 
 @helper
-def _bits(address, first, count):
-    """``count`` bits, at most 64, from bit ``first`` on; reads no byte that holds none of them."""
-    start = address + (first >> 3)
-    shift = first & 7
-    bytes_ = (shift + count + 7) >> 3
-    value = 0
-    if bytes_ >= 8:
-        value = shift_right(get64(start, 0), shift)
-        if bytes_ > 8:
-            value |= get8(start, 8) << (64 - shift)
-    else:
-        for byte in range(bytes_):
-            value |= get8(start, byte) << (8 * byte)
-        value = shift_right(value, shift)
-    return value if count == 64 else value & ((1 << count) - 1)
-
-
-@helper
 def _hash_bits(bits, first, count, state):
     done = 0
     while done < count:
         taken = min(64, count - done)
-        state = multiply_fold(_bits(bits, first + done, taken) ^ K2, state ^ K3)
+        state = multiply_fold(bits_at(bits, first + done, taken) ^ K2, state ^ K3)
         done += taken
     return multiply_fold(state ^ K1, count ^ K2)
 
@@ -70,8 +53,7 @@ def _all_ones(bits, first, count):
     done = 0
     while done < count:
         taken = min(64, count - done)
-        value = _bits(bits, first + done, taken)
-        if value != (-1 if taken == 64 else (1 << taken) - 1):
+        if bits_at(bits, first + done, taken) != ones(taken):
             return False
         done += taken
     return True
@@ -143,14 +125,59 @@ def check_bytes(offsets, wide, data, starts, count, states):
     return 0
 
 
+@helper
+def _mask_wide(values, words, target, bits, count):
+    """One group of rows of ``words`` 64-bit words each."""
+    for row in range(count):
+        keep = -((bits >> row) & 1)
+        for word in range(row * words, (row + 1) * words):
+            put64(target, word, get64(values, word) & keep)
+
+
+@helper
+def _mask_group(values, width, target, bits, count):
+    """One group of rows, at most 64."""
+    if width == 8:
+        _mask_wide(values, 1, target, bits, count)
+    elif width == 4:
+        for row in range(count):
+            put32(target, row, get32(values, row) & -((bits >> row) & 1))
+    elif width == 2:
+        for row in range(count):
+            put16(target, row, get16(values, row) & -((bits >> row) & 1))
+    elif width == 1:
+        for row in range(count):
+            put8(target, row, get8(values, row) & -((bits >> row) & 1))
+    elif width & 7 == 0:
+        _mask_wide(values, width >> 3, target, bits, count)
+    else:
+        copy_bytes(target, values, count * width)
+        for row in range(count):
+            if (bits >> row) & 1 == 0:
+                fill_bytes(target + row * width, width, 0)
+
+
 @kernel(nogil=True)
 def mask_fixed(values, width, validity, bit_offset, rows, target):
     """A copy of values with zeros where a row is null."""
-    copy_bytes(target, values, rows * width)
-    for row in range(rows):
-        bit = bit_offset + row
-        if (get8(validity, bit >> 3) >> (bit & 7)) & 1 == 0:
-            fill_bytes(target + row * width, width, 0)
+    for first in range(0, rows, 64):
+        count = min(64, rows - first)
+        bits = bits_at(validity, bit_offset + first, count)
+        at, to = values + first * width, target + first * width
+        if bits == ones(count):
+            copy_bytes(to, at, count * width)
+        else:
+            _mask_group(at, width, to, bits, count)
+    return 0
+
+
+@kernel(nogil=True)
+def mask_bits(values, value_offset, validity, bit_offset, rows, target):
+    """Bits with zeros where a row is null, from bit 0 of target on; target has whole words."""
+    for first in range(0, rows, 64):
+        count = min(64, rows - first)
+        kept = bits_at(values, value_offset + first, count) & bits_at(validity, bit_offset + first, count)
+        put64(target, first >> 6, kept)
     return 0
 
 
@@ -158,8 +185,10 @@ def mask_fixed(values, width, validity, bit_offset, rows, target):
 def null_bytes(offsets, wide, validity, bit_offset, rows):
     """How many bytes (or children) lie under nulls."""
     total = 0
-    for row in range(rows):
-        bit = bit_offset + row
-        if (get8(validity, bit >> 3) >> (bit & 7)) & 1 == 0:
-            total += _length(offsets, wide, row)
+    for first in range(0, rows, 64):
+        count = min(64, rows - first)
+        bits = bits_at(validity, bit_offset + first, count)
+        if bits != ones(count):
+            for row in range(count):
+                total += (1 - ((bits >> row) & 1)) * _length(offsets, wide, first + row)
     return total

@@ -7,8 +7,9 @@ strings. What the word of each type is, is listed in ..partition.
 from __future__ import annotations
 
 from tierstore.ringbuf.jit import helper, kernel
-from tierstore.ringbuf.plain import double_bits, get8, get64, get_double, get_float, put16, put32, put64
+from tierstore.ringbuf.plain import double_bits, get64, get_double, get_float, put16, put32, put64
 
+from .bits import bits_at, ones
 from .mixing import hash_range, mixed, reduced
 
 SEED = 0x2545F4914F6CDD1D
@@ -58,10 +59,24 @@ def partition_states(states, rows, partitions, target, wide):
 @kernel(nogil=True)
 def set_null_words(validity, bit_offset, rows, word, words):
     """Give the rows that are null one word. validity: bitmap; bit_offset: the bit of the first row."""
-    for row in range(rows):
-        bit = bit_offset + row
-        if (get8(validity, bit >> 3) >> (bit & 7)) & 1 == 0:
-            put64(words, row, word)
+    for first in range(0, rows, 64):
+        count = min(64, rows - first)
+        bits = bits_at(validity, bit_offset + first, count)
+        if bits != ones(count):
+            for row in range(first, first + count):
+                kept = get64(words, row)
+                put64(words, row, kept if (bits >> (row - first)) & 1 else word)
+    return 0
+
+
+@kernel(nogil=True)
+def words_of_bits(bits, bit_offset, rows, words):
+    """bits: bitmap; bit_offset: the bit of the first row."""
+    for first in range(0, rows, 64):
+        count = min(64, rows - first)
+        group = bits_at(bits, bit_offset + first, count)
+        for row in range(count):
+            put64(words, first + row, (group >> row) & 1)
     return 0
 
 

@@ -22,7 +22,7 @@ from tierstore.ringbuf.plain import (
 SIGN = -(1 << 63)
 LARGEST = (1 << 63) - 1
 CHUNK = 512  # rows bisected together: their positions stay in the cache
-WORDS, BYTES, BYTES_DESCENDING = 0, 1, 2
+WORDS, BYTES, BYTES_DESCENDING, NULLS_LAST, NULLS_FIRST = 0, 1, 2, 3, 4
 
 
 @kernel(nogil=True)
@@ -207,8 +207,11 @@ def narrow(numbers, rows, target):
 
 # --- merging ------------------------------------------------------------------------------------------------------------
 
-# A merge is described by three arrays of i8. kinds[part]: WORDS, BYTES or BYTES_DESCENDING. inputs[2 * (input * parts +
-# part)]: the address of the words or offsets, then of the data. rows[2 * input]: the next row, then the end.
+# A merge is described by three arrays of i8. kinds[part]: what a part is; NULLS_LAST and NULLS_FIRST are words too, which
+# tell whether the next part is null (1 for null with the first, 0 with the second). inputs[2 * (input * parts + part)]:
+# the address of the words or offsets, then of the data. rows[2 * input]: the next row, then the end.
+#
+# Each input has a head: a word of its next row that never contradicts the order; equal heads say nothing.
 
 
 @helper
@@ -216,7 +219,7 @@ def _compare(kinds, parts, inputs, left, left_row, right, right_row):
     for part in range(parts):
         a, b = 2 * (left * parts + part), 2 * (right * parts + part)
         kind = get64(kinds, part)
-        if kind == WORDS:
+        if kind != BYTES and kind != BYTES_DESCENDING:
             first, second = get64(get64(inputs, a), left_row), get64(get64(inputs, b), right_row)
             if first != second:
                 return -1 if first < second else 1
@@ -227,6 +230,23 @@ def _compare(kinds, parts, inputs, left, left_row, right, right_row):
         if found != 0:
             return -found if kind == BYTES_DESCENDING else found
     return 0
+
+
+@helper
+def _head(kinds, parts, inputs, rows, input_):
+    row = get64(rows, 2 * input_)
+    if row >= get64(rows, 2 * input_ + 1):
+        return LARGEST
+    if parts == 0:
+        return 0
+    kind = get64(kinds, 0)
+    place = 2 * input_ * parts
+    word = get64(get64(inputs, place), row)
+    if kind == WORDS or parts == 1:
+        return word
+    if kind == NULLS_LAST:
+        return LARGEST if word > 0 else get64(get64(inputs, place + 2), row)
+    return SIGN if word == 0 else get64(get64(inputs, place + 2), row)
 
 
 @helper
@@ -242,38 +262,59 @@ def _before(kinds, parts, inputs, rows, left, right):
 
 
 @helper
+def _climb(tree, node, kinds, parts, inputs, rows, winner, head):
+    """Play a winner from a node to the top, where it is stored; the swaps need no branch."""
+    while node > 0:
+        other, other_head = get64(tree, 2 * node), get64(tree, 2 * node + 1)
+        swap = other_head < head
+        if other_head == head:
+            swap = _before(kinds, parts, inputs, rows, other, winner)
+        put64(tree, 2 * node, winner if swap else other)
+        put64(tree, 2 * node + 1, head if swap else other_head)
+        winner = other if swap else winner
+        head = other_head if swap else head
+        node >>= 1
+    put64(tree, 0, winner)
+    put64(tree, 1, head)
+
+
+@helper
 def _play(tree, count, kinds, parts, inputs, rows):
-    """Build the tree of losers; the winner is at 0."""
+    """Build the tree of losers, pairs (input, head); the winner is at 0."""
     for node in range(count):
-        put64(tree, node, -1)
+        put64(tree, 2 * node, -1)
     for leaf in range(count):
         winner, node = leaf, (leaf + count) >> 1
+        head = _head(kinds, parts, inputs, rows, leaf)
         while node > 0:
-            other = get64(tree, node)
+            other, other_head = get64(tree, 2 * node), get64(tree, 2 * node + 1)
             if other < 0:
-                put64(tree, node, winner)
+                put64(tree, 2 * node, winner)
+                put64(tree, 2 * node + 1, head)
                 winner = -1
                 break
-            if _before(kinds, parts, inputs, rows, other, winner):
-                put64(tree, node, winner)
-                winner = other
+            if other_head < head or (other_head == head and _before(kinds, parts, inputs, rows, other, winner)):
+                put64(tree, 2 * node, winner)
+                put64(tree, 2 * node + 1, head)
+                winner, head = other, other_head
             node >>= 1
         if winner >= 0:
             put64(tree, 0, winner)
+            put64(tree, 1, head)
 
 
 @kernel(nogil=True)
 def merge(kinds, parts, inputs, rows, count, tree, taken, limit):
     """Merge sorted inputs until one of them is at its end, or ``limit`` rows are taken.
 
-    tree:    i8[count], scratch. taken: out, i8[2 * limit], pairs (input, row).
+    At least one input has rows. tree: i8[2 * count], scratch. taken: out, i8[2 * limit], pairs (input, row).
     Returns: the rows taken; -1 - input if that input turns out not to be sorted.
     Source:  tree of losers, Knuth, The Art of Computer Programming, vol. 3, section 5.4.1.
     """
     _play(tree, count, kinds, parts, inputs, rows)
     done = 0
     while done < limit:
-        winner = get64(tree, 0)
+        winner, before = get64(tree, 0), get64(tree, 1)
         row = get64(rows, 2 * winner)
         put64(taken, 2 * done, winner)
         put64(taken, 2 * done + 1, row)
@@ -281,14 +322,8 @@ def merge(kinds, parts, inputs, rows, count, tree, taken, limit):
         put64(rows, 2 * winner, row + 1)
         if row + 1 >= get64(rows, 2 * winner + 1):
             return done
-        if _compare(kinds, parts, inputs, winner, row, winner, row + 1) > 0:
+        head = _head(kinds, parts, inputs, rows, winner)
+        if head <= before and _compare(kinds, parts, inputs, winner, row, winner, row + 1) > 0:
             return -1 - winner
-        node = (winner + count) >> 1
-        while node > 0:
-            other = get64(tree, node)
-            if _before(kinds, parts, inputs, rows, other, winner):
-                put64(tree, node, winner)
-                winner = other
-            node >>= 1
-        put64(tree, 0, winner)
+        _climb(tree, (winner + count) >> 1, kinds, parts, inputs, rows, winner, head)
     return done

@@ -27,6 +27,7 @@ NAMES = (
     "partition",
     "shuffle",
     "terasort",
+    "wire",
 )
 TIMEOUT_S = 180
 

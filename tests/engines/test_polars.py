@@ -65,12 +65,16 @@ QUERIES: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.parametrize("frame_rows", [100, 1 << 16])
 @pytest.mark.parametrize("engine", ["in-memory", "streaming"])
 @pytest.mark.parametrize("name", QUERIES)
-def test_same_frame_as_from_parquet(store: Store, path: str, name: str, engine: str) -> None:
+def test_same_frame_as_from_parquet(
+    store: Store, path: str, name: str, engine: str, frame_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tierstore.engines.polars.FRAME_ROWS", frame_rows)
     query, frame = QUERIES[name], store.dataset(path).to_polars()
     expected = query(pl.scan_parquet(path)).collect(engine=engine)
-    for _ in range(2):  # cold, then warm
+    for _ in range(3):  # cold, then warm, then in the wide form
         found = query(frame).collect(engine=engine)
         assert found.schema == expected.schema and found.equals(expected)
 
@@ -151,6 +155,20 @@ def test_a_file_that_is_replaced(store: Store, tmp_path: Path) -> None:
     assert frame.collect().rows() == [(1, "x"), (2, "y")]
     pq.write_table(pa.table({"a": [3], "b": ["z"]}), path)
     assert frame.collect().rows() == [(3, "z")]
+
+
+@pytest.mark.parametrize("engine", ["in-memory", "streaming"])
+@pytest.mark.filterwarnings("ignore::polars.exceptions.PolarsInefficientMapWarning")
+def test_predicates_that_call_python(store: Store, path: str, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are called by the threads of a query that Python waits for."""
+    monkeypatch.setattr("tierstore.engines.polars.FRAME_ROWS", 100)
+    even = pl.col("n").map_elements(lambda n: n % 2 == 0, return_dtype=pl.Boolean)
+    broken = pl.col("n").map_elements(lambda n: 1 // (n - 7) == 0, return_dtype=pl.Boolean)
+    frame = store.dataset(path).to_polars()
+    for _ in range(2):
+        assert frame.filter(even).select(pl.len()).collect(engine=engine).item() == 2000
+        with pytest.raises(Exception, match="division|modulo"):
+            frame.filter(broken).collect(engine=engine)
 
 
 def test_a_column_that_does_not_exist(store: Store, path: str) -> None:

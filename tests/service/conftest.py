@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
+from tierstore.emulation.procs import Daemon
 from tierstore.ringbuf import errors
 from tierstore.service.wire.client import Peer
 from tierstore.service.wire.frames import AUTH, REPLY
@@ -217,3 +221,112 @@ def token_file(tmp_path: Path) -> str:
     path.write_text(TOKEN + "\n")
     os.chmod(path, 0o600)
     return str(path)
+
+
+# --- Arrow Flight -----------------------------------------------------------------------------------------------------
+
+
+class FlightNode:
+    """A daemon with a Flight endpoint, and plain pyarrow.flight clients of it."""
+
+    def __init__(self, folder: Path, *arguments: str, tls: bool = False):
+        self.daemon = Daemon(folder, "--dram", "32MiB", "--ephemeral", "--flight", "127.0.0.1:0", *arguments)
+        self.daemon.start()
+        with self.daemon.connect() as store:
+            self.address: str = store.stats()["flight"]["address"]
+        self.location = f"grpc+tls://{self.address}" if tls else f"grpc://{self.address}"
+
+    def client(self, **options: Any) -> Any:
+        from pyarrow import flight
+
+        return flight.FlightClient(self.location, **options)
+
+    def stats(self) -> dict[str, Any]:
+        with self.daemon.connect() as store:
+            return store.stats()["flight"]
+
+    def idle(self) -> None:
+        """Wait until no call is under way."""
+        deadline = time.monotonic() + 10
+        while self.stats()["calls_now"]:
+            assert time.monotonic() < deadline, self.stats()
+            time.sleep(0.01)
+
+
+class FlightTalk:
+    """What a Flight client says and hears, in short."""
+
+    def __init__(self, client: Any):
+        from pyarrow import flight
+
+        self.client, self.flight = client, flight
+
+    def descriptor(self, what: str | dict[str, Any] | bytes | list[str]) -> Any:
+        """Of a key, a path, or a command."""
+        if isinstance(what, str):
+            what = ["objects", what]
+        if isinstance(what, list):
+            return self.flight.FlightDescriptor.for_path(*what)
+        return self.flight.FlightDescriptor.for_command(what if isinstance(what, bytes) else json.dumps(what).encode())
+
+    def put(self, what: Any, table: pa.Table, rows: int | None = None, options: Any = None) -> dict[str, Any]:
+        """Write a table in batches of so many rows; the answer."""
+        writer, answers = self.client.do_put(self.descriptor(what), table.schema, options)
+        try:
+            writer.write_table(table, max_chunksize=rows)
+            writer.done_writing()
+            answer = answers.read()
+        finally:
+            writer.close()  # raises what the daemon said
+        return json.loads(answer.to_pybytes())
+
+    def get(self, what: str | dict[str, Any] | bytes, options: Any = None) -> pa.Table:
+        """Read what a key or a command stands for."""
+        if isinstance(what, str):
+            what = {"object": {"key": what}}
+        raw = what if isinstance(what, bytes) else json.dumps(what).encode()
+        return self.client.do_get(self.flight.Ticket(raw), options).read_all()
+
+    def act(self, name: str, options: Any = None, **body: Any) -> dict[str, Any]:
+        """An action's answer."""
+        (result,) = self.client.do_action(self.flight.Action(name, json.dumps(body).encode()), options)
+        return json.loads(result.body.to_pybytes())
+
+    def refused(self, call: Callable[..., Any], *arguments: Any, kind: str, words: str = "", **more: Any) -> Any:
+        """The error of a call, which has to be of that kind and say these words, and nothing that is not its business."""
+        with pytest.raises(self.flight.FlightError) as caught:
+            call(*arguments, **more)
+        told = json.loads(caught.value.extra_info)
+        assert told["kind"] == kind and words in str(caught.value), (told, str(caught.value))
+        assert "Traceback" not in str(caught.value) and ".py" not in str(caught.value)
+        return caught.value
+
+
+@pytest.fixture(scope="module")
+def flight_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlightNode]:
+    """A daemon with a Flight endpoint, for all tests of a module. Verified after them."""
+    pytest.importorskip("pyarrow.flight")
+    folder = tmp_path_factory.mktemp("flight")
+    (folder / "disk").mkdir()
+    made = FlightNode(folder, "--disk", f"{folder / 'disk'}:32MiB")
+    try:
+        yield made
+        with made.daemon.connect() as store:
+            report = store.verify(payloads=True)
+        assert report["ok"], report["problems"]
+    finally:
+        made.daemon.end()
+
+
+@pytest.fixture(scope="module")
+def talk(flight_node: FlightNode) -> Iterator[FlightTalk]:
+    """A client of it. gRPC keeps some descriptors of a process from its first client on."""
+    with flight_node.client() as client:
+        assert list(client.list_flights()) == []
+        yield FlightTalk(client)
+
+
+@pytest.fixture
+def table() -> pa.Table:
+    count = 3000
+    return pa.table({"n": range(count), "w": [f"row {i}" if i % 7 else None for i in range(count)]})

@@ -188,6 +188,28 @@ def test_a_start_that_is_refused_leaves_nothing(daemon: Daemon, tmp_path: Path, 
         assert "Traceback" not in answer.stderr and not Path(other).exists()
 
 
+def test_what_the_doctor_says(secured: list[str], certificates: Any, token_file: str) -> None:
+    from tierstore.service.doctor import BAD, NOTE, OK, examine
+
+    def network(**flags: Any) -> dict[str, tuple[str, str]]:
+        found = examine(load_config(environ={}, flags=flags).resolve())
+        return {finding.item: (finding.value, finding.level) for finding in found if finding.subject == "network"}
+
+    assert network() == {}
+    cert, key = certificates.server
+    whole = {"listen": "0.0.0.0:9101", "token_file": token_file, "tls_cert": cert, "tls_key": key, "nodes": ["a:1"]}
+    assert network(**whole) == {
+        "listen": ("0.0.0.0:9101", OK),
+        "nodes": ("1", OK),
+        "TLS": ("certificate and key fit", OK),
+        "token": ("readable by its owner only", OK),
+    }
+    assert network(listen="127.0.0.1:9101")["token"][1] == NOTE
+    assert network(**whole | {"tls_key": certificates.client[1]})["tls_key"] == (certificates.client[1], BAD)
+    Path(token_file).chmod(0o644)
+    assert network(**whole)["token_file"] == (token_file, BAD)
+
+
 @pytest.mark.slow
 def test_peers_without_nodes() -> None:
     assert peers() == (0, [])

@@ -11,6 +11,7 @@ import pytest
 
 from tierstore.cache.block import cut, decode_batch, encoder_of
 from tierstore.cache.store import Store
+from tierstore.shuffle.checks import partition_checks
 from tierstore.shuffle.run import Order, RunPlan
 
 
@@ -40,12 +41,14 @@ def check(batches: list[pa.RecordBatch], ids: list[np.ndarray], partitions: int,
     batch.validate(full=True)
     assert batch.schema.equals(schema, check_metadata=True)
     assert repr(batch.to_pylist()) == repr(taken(batches, ids))  # by text: NaN equals itself there
+    checks = partition_checks(batch, plan.starts)
     assert plan.in_place == in_place
     if in_place:
         payload = filled(plan)
         found = decode_batch(payload, schema, plan.schema_bytes)
         found.validate(full=True)
         assert repr(found.to_pylist()) == repr(batch.to_pylist())
+        assert (partition_checks(found, plan.starts) == checks).all()
         # Arrow keeps what lies under nulls; so the encoder is given the batch that was read back, not another one.
         expected = encoder_of(schema).encode(found, root=True)
         assert (plan.payload_bytes, plan.schema_bytes) == (expected.padded_bytes, expected.schema_bytes)
@@ -70,11 +73,11 @@ def batches_of(values: ModuleType, kind: str, sizes: list[int], nulls: list[floa
     return made
 
 
-@pytest.mark.parametrize("nulls", [[0.2, 0.2, 0.2], [0.0, 0.5, 0.0], [0.0, 0.0, 0.0]])
-def test_every_type(kind: str, nulls: list[float], values: ModuleType) -> None:
-    batches = batches_of(values, kind, [130, 1, 77], nulls)
-    ids = [numbers(batch.num_rows, 11, seed) for seed, batch in enumerate(batches)]
-    check(batches, ids, 11, in_place=kind in values.IN_PLACE)
+def test_every_type(kind: str, values: ModuleType) -> None:
+    for nulls in ([0.2, 0.2, 0.2], [0.0, 0.5, 0.0], [0.0, 0.0, 0.0]):
+        batches = batches_of(values, kind, [130, 1, 77], nulls)
+        ids = [numbers(batch.num_rows, 11, seed) for seed, batch in enumerate(batches)]
+        check(batches, ids, 11, in_place=kind in values.IN_PLACE)
 
 
 def test_all_types_together(values: ModuleType) -> None:
@@ -133,6 +136,31 @@ def test_views_hold_only_their_own_bytes(values: ModuleType) -> None:
         batch = pa.RecordBatch.from_arrays([column], names=["v"]).slice(500, 10)
         plan = check([batch], [numbers(10, 3)], 3, in_place=False)
         assert plan.batch().get_total_buffer_size() < 15_000
+
+
+VIEW = pa.string_view()
+
+
+@pytest.mark.parametrize(
+    ("rare", "rows"),
+    [
+        (pa.large_list_view(pa.int8()), [[1], None, [], [2, None]]),
+        (pa.struct([("v", VIEW), ("n", pa.int64())]), [{"v": "x" * 30, "n": 1}, None, {"v": None, "n": 2}]),
+        (pa.map_(VIEW, pa.list_(VIEW)), [[("k", ["x" * 30, None])], None, []]),
+        (pa.list_(VIEW, 2), [["a", "b" * 40], None]),
+        (pa.large_list(pa.binary_view()), [[b"a", None], None, []]),
+        (pa.list_view(VIEW), [["a", "b" * 40], None, []]),
+        (pa.struct([("d", pa.dictionary(pa.int8(), pa.string()))]), [{"d": "a"}, None, {"d": "b"}]),
+        (pa.struct([]), [{}, None]),
+        (pa.binary(0), [b"", None]),
+        (pa.run_end_encoded(pa.int16(), pa.string()), ["a", "a", None]),
+    ],
+    ids=str,
+)
+def test_rare_types(rare: pa.DataType, rows: list) -> None:
+    made = [pa.RecordBatch.from_arrays([pa.array(rows * count, rare)], names=["a"]) for count in (3, 5)]
+    ids = [numbers(batch.num_rows, 4, seed) for seed, batch in enumerate(made)]
+    check(made, ids, 4, in_place=rare in (pa.struct([]), pa.binary(0)))
 
 
 def test_dictionaries_of_batches_are_unified() -> None:

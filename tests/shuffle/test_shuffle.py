@@ -18,6 +18,8 @@ from tierstore.ringbuf.errors import Closed, Conflict, Expired, Full, LostMaps, 
 from tierstore.service.store import Store
 from tierstore.shuffle.receipt import Receipt
 
+SMALL = pa.dictionary(pa.int8(), pa.string())
+
 
 def test_rows_come_back_by_partition(store: Store) -> None:
     with store.shuffle("app", 0, PARTITIONS) as shuffle:
@@ -134,6 +136,25 @@ def test_types(store: Store) -> None:
         found = shuffle.read(receipts=[writer.receipt]).read_all()
         assert found.schema.equals(table.schema)
         assert sorted(found.to_pylist(), key=lambda row: row["when"]) == table.to_pylist()
+
+
+def test_dictionaries_that_grow(store: Store) -> None:
+    """More entries over all batches than the indices can name: runs of their own. And many tiny batches become one run."""
+    table = [
+        pa.table({"k": range(100), "w": pa.array([f"{n} {i}" for i in range(100)]).dictionary_encode().cast(SMALL)})
+        for n in range(6)
+    ]
+    with store.shuffle("app", 0, PARTITIONS) as shuffle:
+        with shuffle.writer(0) as writer:
+            for part in table:
+                writer.write(part, by=["k"])
+        found = [text for p in shuffle.read(receipts=[writer.receipt]) for text in p["w"].cast("string").to_pylist()]
+        assert sorted(found) == sorted(text for part in table for text in part["w"].cast("string").to_pylist())
+        with shuffle.writer(1) as writer:
+            for start in range(0, 5000, 10):
+                writer.write(rows_of(1).slice(start, 10), by=["k"])
+        assert read_all(shuffle, [writer.receipt]).equals(expected([1]))
+        assert len([key for key in shuffle_runs(store) if "/0/1/" in key]) == 1
 
 
 def test_empty_attempts(store: Store) -> None:

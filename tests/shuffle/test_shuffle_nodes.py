@@ -13,7 +13,7 @@ import pytest
 
 from tests.shuffle.rows import PARTITIONS, expected, read_all, rows_of, write
 from tierstore.emulation.procs import Daemon
-from tierstore.ringbuf.errors import Expired, LostMaps, PeerLost, Refused
+from tierstore.ringbuf.errors import Expired, Full, LostMaps, PeerLost, Refused
 from tierstore.shuffle.receipt import Receipt
 
 pytestmark = pytest.mark.slow
@@ -171,6 +171,31 @@ def test_too_few_nodes_for_the_copies(cluster: list[Daemon]) -> None:
         with pytest.raises(PeerLost, match="2 of 3 replicas"):
             write(shuffle, 0)
         assert not any(key.count("/") == 5 for key in store.keys("shuffle/"))
+
+
+@pytest.mark.cluster(3)
+def test_drain(cluster: list[Daemon]) -> None:
+    """What a node holds moves to others, and readers follow, also when it is gone."""
+    import json
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "tierstore.service.cli", "drain", "--json", "--socket", cluster[0].socket]
+    with cluster[0].connect() as first:
+        shuffle = first.shuffle("app", 0, PARTITIONS)
+        receipts = [write(shuffle, number, 60_000) for number in range(6)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        moved = json.loads(done.stdout)["moved"]
+        assert sum(moved.values()) == 6 and len(moved) == 2
+        with pytest.raises(Full, match="drained"):
+            write(shuffle, 6)
+        again = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        assert json.loads(again.stdout)["moved"] == moved
+    cluster[0].stop()
+    with cluster[1].connect() as second:
+        reader = second.shuffle("app", 0, PARTITIONS)
+        assert read_all(reader, receipts).equals(expected(range(6), 60_000))
 
 
 def test_secrets(cluster: list[Daemon]) -> None:
