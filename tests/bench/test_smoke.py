@@ -26,6 +26,7 @@ NAMES = (
     "sql",
     "partition",
     "shuffle",
+    "terasort",
     "wire",
 )
 TIMEOUT_S = 180
