@@ -72,6 +72,10 @@ class Sender:
             ports["flight"] = self._flight()
         return ports
 
+    def cpu(self) -> float:
+        """Processor time of this process, seconds."""
+        return time.process_time()
+
     def piece(self, size: int, number: int) -> Any:
         """The memory of one frame."""
         start = number * size % len(self._memory)
@@ -217,20 +221,31 @@ def run(bench: Bench) -> None:
         receiver = Receiver(sender.call("serve", size=memory, files=files), files, memory)
         try:
             for size in sizes:
-                _frames(bench, receiver, size, total // size, rounds)
+                _frames(
+                    bench,
+                    receiver,
+                    lambda: time.process_time() + float(sender.call("cpu")),
+                    size,
+                    total // size,
+                    rounds,
+                )
             _calls(bench, receiver, calls)
         finally:
             receiver.close()
 
 
-def _frames(bench: Bench, receiver: Receiver, size: int, count: int, rounds: int) -> None:
+def _frames(bench: Bench, receiver: Receiver, cpu_s: Callable[[], float], size: int, count: int, rounds: int) -> None:
     """One frame size, all ways in turns."""
 
-    def speed(action: Callable[[], Any]) -> Callable[[], float]:
+    cpu: dict[str, list[float]] = {}
+
+    def speed(name: str, action: Callable[[], Any]) -> Callable[[], float]:
         def measure() -> float:
-            began = time.perf_counter()
+            used, began = cpu_s(), time.perf_counter()
             action()
-            return size * count / (time.perf_counter() - began) / 1e9
+            elapsed = time.perf_counter() - began
+            cpu.setdefault(name, []).append(cpu_s() - used)
+            return size * count / elapsed / 1e9
 
         return measure
 
@@ -251,7 +266,7 @@ def _frames(bench: Bench, receiver: Receiver, size: int, count: int, rounds: int
         found = variant()
         right = found == size * count if name == "flight" else receiver.memory == memory_of(len(receiver.memory), 1)
         assert right, f"{name}: something else arrived"
-    samples = in_turns({name: speed(variant) for name, variant in variants.items()}, rounds)
+    samples = in_turns({name: speed(name, variant) for name, variant in variants.items()}, rounds)
     what = f"in frames of {size_text(size)}"
     bench.report(f"fetch {what}, plain, check known to the sender", samples["known"], "GB/s")
     ways = {"computed": "check computed by both", "known": "check known to the sender", "none": "not checked"}
@@ -259,11 +274,15 @@ def _frames(bench: Bench, receiver: Receiver, size: int, count: int, rounds: int
         figure = f"fetch {what}, plain, {words}: share of a bare socket's speed"
         above = ratios(samples[name], samples["bare"])
         bench.report(figure, above, "x", at_least(0.8), "sendall and recv_into, in turns")
+        figure = f"fetch {what}, plain, {words}: processor time of both sides"
+        bench.report(figure, ratios(cpu[name], cpu["bare"]), "x", None, "sendall and recv_into, in turns")
     if secure:
         bench.report(f"fetch {what}, TLS", samples["ours tls"], "GB/s")
         above = ratios(samples["ours tls"], samples["bare tls"])
         figure = f"fetch {what}, TLS: share of a bare TLS socket's speed"
         bench.report(figure, above, "x", at_least(0.8), "bare TLS socket, in turns")
+        figure = f"fetch {what}, TLS: processor time of both sides"
+        bench.report(figure, ratios(cpu["ours tls"], cpu["bare tls"]), "x", None, "bare TLS socket, in turns")
     else:
         bench.skip(f"fetch {what}, TLS", "trustme is not installed, which makes the certificates")
     if "flight" in samples:

@@ -46,6 +46,7 @@ class Call:
     def receive(self, sink: Sink) -> dict[str, Any] | None:
         """The caller's next DATA: its head, once sink(head, payload_bytes)'s memory is filled; None at the caller's end.
 
+        payload_bytes is the caller's claim, up to 1 GiB: a sink raises Full rather than take what it has no room for.
         Raises: PeerLost (the caller is gone: let it pass), CorruptionError (the memory holds something else), and what the sink
         raises; the call can go on after the last two.
         """

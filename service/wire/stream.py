@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -52,8 +53,10 @@ class Stream:
         self.broken = self.silent = False
         self.aborted = threading.Event()
         self.bytes_in = self.bytes_out = 0
+        if not self.tls:
+            connection.settimeout(None)
         self._connection = connection
-        self._waits: float | None = -1.0
+        self._waits = self._send_waits = -1.0
         self._header = bytearray(HEADER.size)
         self._header_have = 0  # bytes of the next header that were there when answered() looked
         self._unread = 0  # bytes of a payload that no sink took
@@ -84,7 +87,7 @@ class Stream:
     def _write(self, views: Sequence[memoryview]) -> None:
         size = sum(map(len, views))
         deadline = time.monotonic() + self.silence_s + size / RATE_MIN
-        self._wait_up_to(self.silence_s)
+        self._wait_up_to(self.silence_s, sending=True)
         try:
             if self.tls:
                 self._write_records(views, deadline)
@@ -245,9 +248,12 @@ class Stream:
         """Whether the next frame has begun to arrive; does not wait. Raises PeerLost if the other side is gone."""
         if self._header_have:
             return True
-        self._wait_up_to(0.0)
         try:
-            self._header_have = self._connection.recv_into(self._header)
+            if self.tls:
+                self._wait_up_to(0.0)
+                self._header_have = self._connection.recv_into(self._header)
+            else:
+                self._header_have = self._connection.recv_into(self._header, 0, socket.MSG_DONTWAIT)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return False
         except OSError as error:
@@ -259,12 +265,26 @@ class Stream:
 
     # --- the rest -----------------------------------------------------------------------------------------------------
 
-    def _wait_up_to(self, seconds: float) -> None:
-        if self._waits != seconds:  # each change is a system call
-            try:
+    def _wait_up_to(self, seconds: float, sending: bool = False) -> None:
+        """Set the time-out of what follows; each change is a system call.
+
+        A plain socket stays blocking and the kernel keeps the time: the interpreter's own time-outs would ask poll() before every
+        read and write.
+        """
+        if seconds == (self._send_waits if sending and not self.tls else self._waits):
+            return
+        try:
+            if self.tls:
                 self._connection.settimeout(seconds)
-            except OSError as error:
-                self._lost(error, "")
+                self._waits = seconds
+                return
+            value = struct.pack("@ll", int(seconds), max(1, int(seconds % 1 * 1e6)))
+            self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO if sending else socket.SO_RCVTIMEO, value)
+        except OSError as error:
+            self._lost(error, "")
+        if sending:
+            self._send_waits = seconds
+        else:
             self._waits = seconds
 
     def _still_in_time(self, deadline: float) -> None:
@@ -275,9 +295,9 @@ class Stream:
 
     def _lost(self, error: OSError, silent: str) -> NoReturn:
         self.broken = True
-        if isinstance(error, TimeoutError):
+        if isinstance(error, TimeoutError | BlockingIOError):
             self.silent = True
-            seconds = self._waits if self._waits and silent != "was too slow" else self.silence_s
+            seconds = self._waits if silent == "sent nothing" and self._waits > 0 else self.silence_s
             raise PeerLost(
                 f"{self.peer} {silent} for {seconds:g} s; it is overloaded, stopped or cut off: look at its log "
                 "and at the network, or allow more time"

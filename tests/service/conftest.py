@@ -25,6 +25,7 @@ from tierstore.service.wire.server import Call, Handler, Listener, ListenerConfi
 from tierstore.service.wire.stream import Stream
 
 TOKEN = "correct-horse-battery-staple"
+ROOM_BYTES = 8 << 20  # of what "take" takes at once
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class Net:
 
         def sink(head: dict[str, Any], size: int) -> memoryview:
             nonlocal memory
-            if head.get("refuse"):
+            if head.get("refuse") or size > ROOM_BYTES:  # a length is no more than a claim
                 raise errors.Full("no room for this one")
             memory = bytearray(size)
             return memoryview(memory)

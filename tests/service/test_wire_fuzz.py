@@ -157,8 +157,9 @@ def half_close(raw: socket.socket) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cases", CASES)
-def test_a_listener_survives_broken_callers(cases: int, net: Any) -> None:
+def test_a_listener_survives_broken_callers(cases: int, net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     print(f"TEST_SEED={SEED}")
+    monkeypatch.setattr("tierstore.service.wire.call.DRAIN_S", 0.5)
     maker = Maker(SEED)
     listener = net.listen(auth_s=0.3, silence_s=0.3, idle_s=0.3, failed_delay_s=0.0)
     good = net.peer(listener)
