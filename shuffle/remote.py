@@ -3,7 +3,9 @@
 Data frames, in order of the attempts asked for, then of their runs: head ``{"slices": [[position, sequence, rows], ...],
 "checks": bytes}``; payload: for each slice, uint32 starts of its partitions and their end, then, at a multiple of 8,
 uint64 checks of them; then, at a multiple of 64, one Arrow record batch message (or plain bytes) with the rows of all
-slices one behind the other. The result names what could not be sent: ``{"lost": [[position, kind, reason], ...]}``.
+slices one behind the other. Where the reader verifies, rows without offsets are sent without a check of the payload: the
+checks of the partitions cover it, and nothing in it can lead outside of it. The result names what could not be sent:
+``{"lost": [[position, kind, reason], ...]}``.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from tierstore.ringbuf.errors import CorruptionError, Expired, NotFound, PeerLos
 from .checks import partition_checks
 from .network import Peer
 from .output import Piece
+from .physical import fixed_width
 from .receipt import Receipt
 from .slices import BYTES_SCHEMA, byte_batch
 
@@ -66,6 +69,11 @@ class Remote:
         """The schema of an attempt's rows; None if it has none and was not told."""
         return self._schemas[receipt]
 
+    def is_flat(self, receipt: Receipt) -> bool:
+        """Whether its rows are plain values of fixed width."""
+        schema = self._schemas[receipt]
+        return schema is None or all(fixed_width(f.type) >= 0 or pa.types.is_boolean(f.type) for f in schema)
+
 
 class CorruptionReported(NotFound):
     """Another node found damage."""
@@ -91,7 +99,8 @@ class Fetch:
         self._held: list[tuple[int, Piece]] = []
         self._over: Exception | bool = False
         self._memory: tuple[Lent, int] | None = None
-        arguments = {**remote.request(outputs), "first": first, "last": last}
+        checked = verify and all(remote.is_flat(receipt) for receipt in self._receipts)
+        arguments = {**remote.request(outputs), "first": first, "last": last, "checked": checked}
         self._thread = threading.Thread(target=self._run, args=[arguments], name="tierstore-fetch", daemon=True)
         self._thread.start()
 
@@ -129,7 +138,11 @@ class Fetch:
         assert self._memory is not None
         lent, size = self._memory
         self._memory = None
-        self._put(self._parse(head, pa.foreign_buffer(lent.address, size, lent)))
+        try:
+            frame = self._parse(head, pa.foreign_buffer(lent.address, size, lent))
+        except (pa.ArrowException, ValueError, OSError) as error:
+            raise CorruptionError(self._remote.node, 0, "the rows that were written", str(error)) from error
+        self._put(frame)
 
     def _parse(self, head: dict[str, Any], payload: pa.Buffer) -> _Frame:
         """A frame's pieces, checked. Raises CorruptionError, PeerLost."""
@@ -146,6 +159,7 @@ class Fetch:
         schema = self._remote.schema_of(self._receipts[slices[0][0]])
         assert schema is not None
         rows = _rows(body, schema)
+        rows.validate()  # buffers are as long as the rows need
         pieces, row = [], 0
         for number, (_, sequence, count_rows) in enumerate(slices):
             starts = np.frombuffer(payload, "<u4", count + 1, number * each)

@@ -153,8 +153,12 @@ class Serving:
         return {"schemas": schemas, "outputs": named, "lost": lost}
 
     def fetch(self, call: Call) -> dict[str, Any]:
-        """Send partitions first to last of attempts, in the order they are named. Verified by who receives them."""
+        """Send partitions first to last of attempts, in the order they are named. Verified by who receives them.
+
+        checked: who receives them compares the rows of each partition with its check, so payloads carry no other one.
+        """
         first, last = call.argument("first", int), call.argument("last", int)
+        check = 0 if call.argument("checked", bool, False) else None
         check_number("last", last, PARTITIONS_MAX)
         check_number("first", first, last)
         outputs, named, lost = self._outputs(call)
@@ -165,15 +169,15 @@ class Serving:
         for item in self._slices(outputs, named, first, last, lost):
             own = item.piece.rows.nbytes
             if held and (size + own > FRAME_BYTES or len(held) == FRAME_SLICES or not _can_join(held[0], item)):
-                _send(call, held)
+                _send(call, held, check)
                 held, size = [], 0
             held.append(item)
             size += own
             if own >= JOINED_BYTES:
-                _send(call, held)
+                _send(call, held, check)
                 held, size = [], 0
         if held:
-            _send(call, held)
+            _send(call, held, check)
         return {"lost": lost}
 
     def _slices(
@@ -197,8 +201,8 @@ def _can_join(one: _Slice, other: _Slice) -> bool:
     return same and (one.output.manifest.kind == BYTES or not encoder_of(one.piece.rows.schema).stream)
 
 
-def _send(call: Call, slices: list[_Slice]) -> None:
-    """One frame."""
+def _send(call: Call, slices: list[_Slice], check: int | None) -> None:
+    """One frame. check: of its payload, see Call.send()."""
     count = slices[0].last - slices[0].first
     each = frame_meta_bytes(1, count)
     total = frame_meta_bytes(len(slices), count)
@@ -214,7 +218,7 @@ def _send(call: Call, slices: list[_Slice]) -> None:
     if slices[0].output.manifest.kind == BYTES:
         data = rows.column(0)
         parts: list[Any] = [data.buffers()[1].slice(data.offset, len(data))]
-        call.send(head, [meta, *parts])
+        call.send(head, [meta, *parts], check)
         return
     payload = encoder_of(rows.schema).encode(rows, root=False)
     pairs = list(payload.pieces[: 2 * payload.piece_count])
@@ -223,4 +227,4 @@ def _send(call: Call, slices: list[_Slice]) -> None:
         parts.append(memory_at(address, size))
         if size % 64:
             parts.append(bytes(64 - size % 64))
-    call.send(head, [meta, *parts])
+    call.send(head, [meta, *parts], check)
