@@ -75,18 +75,24 @@ class MapWriter:
         by_range: pa.RecordBatch | pa.Table | None = None,
         descending: Sequence[bool] | None = None,
         nulls_first: bool = False,
+        to: np.ndarray | None = None,
     ) -> None:
         """Add rows, each to the partition that its keys say.
 
         by:       columns whose hash chooses the partition.
         by_range: sorted split points, one fewer than there are partitions, in columns named as the keys: row r goes to the
                   partition whose number is how many split points are <= r.  descending, nulls_first: their order.
+        to:       the number of each row's partition, where the caller knows it.
         Held:     by reference, until a run is full.  Raises: Full, Conflict, Expired, ValueError, TypeError.
         """
-        if (by is None) == (by_range is None):
+        if sum(way is not None for way in (by, by_range, to)) != 1:
             raise ValueError(
-                "give either by=[columns] (hash) or by_range=split points; write_partition() takes neither"
+                "give either by=[columns] (hash), by_range=split points, or to=numbers of partitions; write_partition() "
+                "takes none"
             )
+        if to is not None:
+            self._write_to(data, to)
+            return
         for batch in batches_of(data):
             if by is not None:
                 ids = hash_partitions([column_of(batch, name) for name in by], self._shuffle.partitions)
@@ -101,6 +107,17 @@ class MapWriter:
                 keys = [column_of(batch, name) for name in by_range.schema.names]
                 ids = range_partitions(keys, bounds, descending=descending, nulls_first=nulls_first)
             self._add(batch, ids)
+
+    def _write_to(self, data: pa.RecordBatch | pa.Table, to: np.ndarray) -> None:
+        last = self._shuffle.partitions - 1
+        if to.dtype.kind not in "iu" or to.shape != (data.num_rows,):
+            raise ValueError(f"to= must be {data.num_rows} integers, not {to.dtype} of shape {to.shape}")
+        if len(to) and not 0 <= int(to.min()) <= int(to.max()) <= last:
+            raise ValueError(f"to= names partitions {to.min()} to {to.max()}: there are 0 to {last}")
+        numbers = to.astype("u2" if last < 1 << 16 else "u4", copy=False)
+        for batch in batches_of(data):
+            self._add(batch, numbers[: batch.num_rows])
+            numbers = numbers[batch.num_rows :]
 
     def write_partition(self, partition: int, data: pa.RecordBatch | pa.Table) -> None:
         """Add rows to one partition."""

@@ -44,6 +44,19 @@ def test_order_in_a_partition_is_as_written(store: Store) -> None:
             assert (np.diff(numbers) > 0).all()
 
 
+def test_rows_go_where_they_are_told(store: Store) -> None:
+    rows = pa.concat_tables([rows_of(0).slice(0, 700), rows_of(0).slice(700, 1300)])
+    numbers = rows["n"].to_numpy() * 7 % PARTITIONS
+    with store.shuffle("app", 0, PARTITIONS) as shuffle:
+        with shuffle.writer(0) as writer:
+            writer.write(rows, to=numbers)
+            for wrong in (numbers[1:], numbers + PARTITIONS, numbers - 1000, numbers / 2):
+                with pytest.raises(ValueError, match="to= "):
+                    writer.write(rows, to=wrong)
+        for partition, table in shuffle.read_partitions(receipts=[writer.receipt]):
+            assert table.equals(rows.filter(pa.array(numbers == partition)))
+
+
 def test_many_runs_and_segments(store: Store) -> None:
     """Four times as much as a segment holds, so that runs fill and cross segments."""
     with store.shuffle("app", 0, PARTITIONS) as shuffle:
