@@ -19,6 +19,7 @@ from tierstore.ringbuf import layout
 from tierstore.ringbuf import session as words
 from tierstore.ringbuf.client import Lease, Session
 from tierstore.ringbuf.errors import CorruptionError, Full, PeerLost
+from tierstore.ringbuf.waiting import LeaseWait
 
 from .block import Payload, cut, encoder_of, one_piece
 from .keys import check_key
@@ -37,20 +38,24 @@ class Appender:
         self.session, self.alive = session, alive
         self.room = session.grant.segment_bytes - layout.SEGMENT_HEADER_BYTES
 
-    def lease_with(self, pool: int, kind: int, size: int, group: str = "") -> Lease:
-        """The open lease of a pool, class and group if ``size`` more bytes fit, else a new one."""
+    def lease_with(self, pool: int, kind: int, size: int, group: str = "") -> Lease | int:
+        """The open lease of a pool, class and group if ``size`` more bytes fit, else a new one; or why there is none.
+
+        It is entered. Caller: holds the session's lock, and gives it up before it waits: another thread may be about to free
+        a segment. Whoever asks again takes the lease that another thread was granted meanwhile, so none is taken twice.
+        """
         session = self.session
-        lease = session.leases.get((pool, kind, group))
-        if lease is not None:
-            if size <= self._left(lease) and session.native.lease_enter(session.x, lease.address):
-                return lease
-            self.retire(lease)
-        lease = session.take_lease(self.alive, pool, kind)
-        lease.group = group
-        session.leases[lease.name] = lease
-        if not session.native.lease_enter(session.x, lease.address):
-            return self.lease_with(pool, kind, size, group)
-        return lease
+        while True:
+            lease = session.leases.get((pool, kind, group))
+            if lease is not None:
+                if size <= self._left(lease) and session.native.lease_enter(session.x, lease.address):
+                    return lease
+                self.retire(lease)
+            granted = session.try_lease(self.alive, pool, kind)
+            if isinstance(granted, int):
+                return granted
+            granted.group = group
+            session.leases[granted.name] = granted
 
     def remaining(self, pool: int, kind: int, group: str = "") -> int:
         """Bytes left in the open lease, 0 without one."""
@@ -63,54 +68,68 @@ class Appender:
 
     def retire(self, lease: Lease) -> None:
         """Stop filling a lease; it is given back when no unpublished object lies in it any more."""
-        if self.session.leases.get(lease.name) is lease:
-            del self.session.leases[lease.name]
-        if lease.open_writers == 0:
-            self.session.seal(self.alive, lease)
+        with self.session.lock:
+            if self.session.leases.get(lease.name) is lease:
+                del self.session.leases[lease.name]
+            if lease.open_writers == 0:
+                self.session.seal(self.alive, lease)
+
+    def retire_group(self, group: str) -> None:
+        """Stop filling the leases of a group that is over: nothing else would ever be put there."""
+        with self.session.lock:
+            for lease in [lease for lease in self.session.leases.values() if lease.group == group]:
+                self.retire(lease)
 
     def release_all(self) -> None:
         """Give every lease back; before closing."""
-        for lease in list(self.session.leases.values()):
-            self.retire(lease)
+        with self.session.lock:
+            for lease in list(self.session.leases.values()):
+                self.retire(lease)
 
     def put_values(self, items: Sequence[tuple[str, Any]], pool: int, kind: int, expiry_ms: int) -> None:
         """Append and publish plain values, in order; those that do not fit a segment go piece by piece."""
         session, position = self.session, 0
+        wait: LeaseWait | None = None
         items = items if isinstance(items, list) else list(items)
-        with session.lock:
-            while position < len(items):
+        while position < len(items):
+            with session.lock:
                 lease = self.lease_with(pool, kind, layout.RECORD_HEADER_BYTES)
-                first = lease.next
-                try:
-                    self._template(lease, pool, kind, expiry_ms)
-                    try:
-                        reached = session.native.put_values(session.x, lease.address, session.request, items, position)
-                    except (TypeError, UnicodeEncodeError):
-                        for key, _ in items[position:]:
-                            check_key(key)
-                        raise
-                    finally:  # what came before a bad item is stored
-                        session.version = int(session._request_memory[words.Q_VERSION // 8])
-                        self._publish(lease, first)
-                finally:
-                    session.native.lease_leave(session.x)
-                if reached < len(items):
-                    reached += self._put_odd(items[reached], first == lease.next, pool, kind, expiry_ms, lease)
-                position = reached
-
-    def _put_odd(
-        self, item: tuple[str, Any], nothing_fitted: bool, pool: int, kind: int, expiry_ms: int, lease: Lease
-    ) -> int:
-        """The value the kernel stopped at: a bad key, a full segment, or a value larger than a segment."""
-        raw = check_key(item[0])
-        size = memoryview(item[1]).nbytes
-        if record_bytes(len(raw), size) > self.room:
-            writer = ObjectWriter(self, item[0], pool, kind, expiry_ms)
-            writer.write_bytes(item[1])
+                if not isinstance(lease, int):
+                    position, wait = self._put_some(items, position, lease, expiry_ms), None
+                    if position == len(items) or not self._is_large(items[position]):
+                        continue
+            if isinstance(lease, int):
+                wait = wait or session.lease_wait()
+                wait.pause(lease, pool)
+                continue
+            writer = ObjectWriter(self, items[position][0], pool, kind, expiry_ms)
+            writer.write_bytes(items[position][1])
             writer.close()
-            return 1
-        self.retire(lease)
-        return 0
+            position += 1
+
+    def _put_some(self, items: list[tuple[str, Any]], position: int, lease: Lease, expiry_ms: int) -> int:
+        """Put what fits an entered lease, and leave it; the position of the first value that does not."""
+        session, first = self.session, lease.next
+        try:
+            self._template(lease, lease.pool, lease.kind, expiry_ms)
+            try:
+                reached = session.native.put_values(session.x, lease.address, session.request, items, position)
+            except (TypeError, UnicodeEncodeError):
+                for key, _ in items[position:]:
+                    check_key(key)
+                raise
+            finally:  # what came before a bad item is stored
+                session.version = int(session._request_memory[words.Q_VERSION // 8])
+                self._publish(lease, first)
+        finally:
+            session.native.lease_leave(session.x)
+        if reached < len(items) and not self._is_large(items[reached]):
+            self.retire(lease)
+        return int(reached)
+
+    def _is_large(self, item: tuple[str, Any]) -> bool:
+        """Whether a value is larger than a segment. Raises what is wrong with its key."""
+        return record_bytes(len(check_key(item[0])), memoryview(item[1]).nbytes) > self.room
 
     def _template(self, lease: Lease, pool: int, kind: int, expiry_ms: int) -> None:
         request = self.session._request_memory
@@ -140,13 +159,18 @@ class Appender:
     def claim(self, pool: int, kind: int, length: int, group: str = "") -> tuple[Lease, int]:
         """Room for one record in an open lease, and its offset there. The lease stays entered, for one open writer more."""
         session = self.session
-        with session.lock:
-            lease = self.lease_with(pool, kind, length, group)
-            offset, generation = lease.next, int(lease.words[words.L_GENERATION // 8])
-            session.native.claim_record(int(lease.words[words.L_BASE // 8]) + offset, length, generation)
-            lease.next = offset + length
-            lease.open_writers += 1
-        return lease, offset
+        wait: LeaseWait | None = None
+        while True:
+            with session.lock:
+                lease = self.lease_with(pool, kind, length, group)
+                if not isinstance(lease, int):
+                    offset, generation = lease.next, int(lease.words[words.L_GENERATION // 8])
+                    session.native.claim_record(int(lease.words[words.L_BASE // 8]) + offset, length, generation)
+                    lease.next = offset + length
+                    lease.open_writers += 1
+                    return lease, offset
+            wait = wait or session.lease_wait()
+            wait.pause(lease, pool)
 
     def append(self, lease: Lease, offset: int, length: int, block: Block) -> int:
         """Put one block into the room claimed for it; the hash of its payload."""

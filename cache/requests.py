@@ -202,6 +202,9 @@ class Requests:
         while True:
             moved: int | None = 0
             with engine.turn:
+                for number in (numbers or [])[:1]:  # while a segment is left into which others can be emptied
+                    if engine.mutator.free_count(number) <= engine.mutator.reserve_count():
+                        engine.cascade.make_room(number)
                 for block in self._blocks(key):
                     segment = block.segment
                     place = engine.cascade._number(segment)
@@ -218,7 +221,8 @@ class Requests:
                     if moved is None:
                         engine.cascade.make_room(choices[0])
                         break
-                engine.cascade.mover.finish_all()
+                if pinned is not None:
+                    engine.cascade.mover.finish_all()  # durable objects follow each other in one segment
             if moved is not None:
                 return
             if time.monotonic() > deadline:

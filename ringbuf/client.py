@@ -17,14 +17,14 @@ from . import layout
 from . import session as words
 from .codes import RING_FULL, WAIT_TIMED_OUT
 from .counters import CLIENT
-from .errors import Closed, Full, PeerLost, TierstoreError
+from .errors import Closed, PeerLost, TierstoreError
 from .native import kernels
 from .pintype import pin_type
 from .region import PAGE_BYTES, Mapping, make_private, populate, round_up, try_lock, unlock
 from .steps import Trap
+from .waiting import LEASE_POLL_S, LeaseWait
 
 LEASE_WAIT_S = 20.0
-LEASE_POLL_S = 0.002
 
 
 @dataclass(frozen=True)
@@ -135,12 +135,14 @@ class Lease:
 class Session:
     """One attached client. Reads are wait-free kernels on ``x``; writes go through leases and the message ring.
 
-    Threads: any; the interpreter lock orders reads, ``lock`` orders messages and leases.
+    Threads: any; the interpreter lock orders reads, ``lock`` orders messages and leases; nobody who holds it
+    waits for a segment.
     """
 
     def __init__(self, grant: Grant):
         self.native = kernels()
         self.grant, self.lock, self.lease_wait_s = grant, threading.RLock(), LEASE_WAIT_S
+        self._patience = threading.local()
         self.kept = _Mappings(grant.locks_fd, grant.slot)
         self._memory = np.zeros(words.SESSION_BYTES // 8, "<u8")
         self.x = int(self._memory.ctypes.data)
@@ -303,45 +305,39 @@ class Session:
             return int(result)
 
     def take_lease(self, alive: Callable[[], None], pool: int, kind: int, arena: int = 0) -> Lease:
-        """A fresh segment, waiting up to ``lease_wait_s`` for the daemon to make room. Raises Full."""
-        deadline = time.monotonic() + self.lease_wait_s
-        pause_s = 0.0002
+        """A fresh segment, waiting for the daemon to make room without holding the lock. Raises Full."""
+        wait = self.lease_wait()
+        while isinstance(lease := self.try_lease(alive, pool, kind, arena), int):
+            wait.pause(lease, pool)
+        return lease
+
+    def try_lease(self, alive: Callable[[], None], pool: int, kind: int, arena: int = 0) -> Lease | int:
+        """A fresh segment, or why there is none at the moment."""
         while True:
             segment = self.submit(alive, layout.OP_LEASE, arena, pool, kind)
-            if segment >= 0:
-                self.trap("lease.granted")
-                lease = self._begin(segment, pool, kind, arena)
-                if lease is not None:
-                    return lease
-                continue
-            self.count(words.COUNT_WAITS, 1)
-            if segment == layout.RESULT_REFUSED:
-                raise TierstoreError(f"the daemon refused a lease for pool {pool}, class {kind}, arena {arena}")
-            if time.monotonic() > deadline:
-                raise self._full(segment, pool)
-            time.sleep(pause_s)
-            pause_s = min(pause_s * 1.5, LEASE_POLL_S)
+            if segment < 0:
+                self.count(words.COUNT_WAITS, 1)
+                if segment == layout.RESULT_REFUSED:
+                    raise TierstoreError(f"the daemon refused a lease for pool {pool}, class {kind}, arena {arena}")
+                return segment
+            self.trap("lease.granted")
+            lease = self._begin(segment, pool, kind, arena)
+            if lease is not None:
+                return lease
+
+    def lease_wait(self) -> LeaseWait:
+        """A wait as long as this thread's patience, else of ``lease_wait_s``."""
+        wait_s = getattr(self._patience, "wait_s", None)
+        return LeaseWait(self.lease_wait_s if wait_s is None else wait_s)
 
     @contextlib.contextmanager
     def patience(self, wait_s: float) -> Iterator[None]:
-        """Within this, leases are waited for no longer than so many seconds; other threads' writes wait meanwhile."""
-        with self.lock:
-            self.lease_wait_s, before = wait_s, self.lease_wait_s
-            try:
-                yield
-            finally:
-                self.lease_wait_s = before
-
-    def _full(self, result: int, pool: int) -> Full:
-        if result == layout.RESULT_QUOTA:
-            return Full(
-                f"pool number {pool} holds all the segments its quota allows, and nothing in it may be evicted; "
-                "delete objects or raise the pool's quota"
-            )
-        return Full(
-            f"no segment became free within {self.lease_wait_s:g} s: all tiers are full of objects that must be "
-            "kept, pinned or being read; delete some, or give a tier more room"
-        )
+        """Within this, leases are waited for no longer than so many seconds, by this thread."""
+        before, self._patience.wait_s = getattr(self._patience, "wait_s", None), wait_s
+        try:
+            yield
+        finally:
+            self._patience.wait_s = before
 
     def _begin(self, segment: int, pool: int, kind: int, arena: int) -> Lease | None:
         """The lease on a segment just granted; None if it was taken back already, being idle."""

@@ -111,3 +111,17 @@ def test_no_move_in_the_background_takes_a_durable_record_to_a_volatile_tier(tie
         assert requests.engine.cascade.move(segment, 0) is None
         assert requests.engine.cascade.move(segment, 0, None, False) is None
     assert durability(tiered, ("a",)) == {"durable"} and bytes(tiered.get_bytes("a")) == value(1)
+
+
+def test_small_durable_objects_share_segments(tiered: Store) -> None:
+    """A disk of 30 segments takes more than 30 of them, however busy the policy thread is."""
+    requests = tiered._control.requests  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 10
+    while tiered.stats()["tiers"]["disk"]["segments"]["unbacked"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with requests.engine.turn:  # the policy thread gets no turn
+        for number in range(80):
+            tiered.put_bytes(f"{number}", value(number, 100_000), keep=True, durable=True)
+    assert durability(tiered, tuple(f"{number}" for number in range(80))) == {"durable"}
+    assert len({requests.find_root(f"{number}").segment for number in range(80)}) < 20
