@@ -7,7 +7,6 @@ import logging
 import threading
 import uuid
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from tierstore.cache.lean import Lean
 from tierstore.cache.store import Store
 from tierstore.ringbuf.errors import NotFound, TierstoreError
 
-from .manifest import Manifest
+from .knowing import Known
 from .names import Attempt, check_attempt, check_name, check_number
 from .network import Alone, Network, Peer
 from .output import Output, load_output
@@ -30,7 +29,6 @@ from .writer import MapWriter
 
 log = logging.getLogger("tierstore")
 
-MANIFESTS_MAX = 4096
 LIKELY_MAX = 8  # nodes that are asked for what none of a receipt's has
 RENEWALS = 4  # of a lease, in the time it lasts
 
@@ -64,8 +62,7 @@ class Shuffle:
         answer = self.call("shuffle_open", app=app, shuffle=number, **terms)
         self.store_id, self.node = str(answer["store_id"]), str(answer["node"])
         self._nodes = list(dict.fromkeys([*answer["nodes"], *self._network.names()]))
-        self.manifests: OrderedDict[Receipt, Manifest] = OrderedDict()
-        self._turn = threading.Lock()
+        self.manifests: Known[Receipt] = Known()
         self._stop = threading.Event()
         if renew:
             arguments = (weakref.ref(store), app, answer["lease_s"] / RENEWALS, self._stop)
@@ -90,10 +87,7 @@ class Shuffle:
     def output(self, receipt: Receipt) -> Output:
         """The output of an attempt on this node. Raises NotFound, CorruptionError."""
         output = load_output(self._lean, receipt, self.manifests.get(receipt))
-        with self._turn:
-            self.manifests[receipt] = output.manifest
-            while len(self.manifests) > MANIFESTS_MAX:
-                self.manifests.popitem(last=False)
+        self.manifests.put(receipt, output.manifest)
         return output
 
     def attempt(self, map_index: int, attempt: str) -> Attempt:

@@ -7,24 +7,28 @@ asked; what nobody has is told at once and together, so that one round of re-run
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
-from tierstore.ringbuf.errors import CorruptionError, Expired, LostMaps, NotFound, PeerLost, Refused
+from tierstore.ringbuf.errors import ConfigError, CorruptionError, Expired, LostMaps, NotFound, Refused, TierstoreError
 
+from .elsewhere import Remote
 from .output import Output, Piece
 from .receipt import Receipt
-from .remote import Fetch, Remote
+from .remote import STOP_S, Fetch
 from .slices import joined
-from .windows import by_partition
+from .windows import by_partition, cut_at
 
 if TYPE_CHECKING:
     from .handle import Shuffle
 
 NAMED_MAX = 20
 HERE = "here"
+REMOTE_BYTES = 64 << 20  # of other nodes' rows that are in memory at once where partitions are read one after the other
 Source = Output | Remote
 
 
@@ -56,17 +60,21 @@ class ShuffleReader:
     def _find(self, receipts: Sequence[Receipt]) -> dict[Receipt, Source]:
         """Where each attempt can be read. Raises LostMaps of all that cannot, Expired."""
         found: dict[Receipt, Source] = {}
+        exhausted: list[Receipt] = []
         waiting = [receipt for receipt in receipts if not self._try_here(receipt, found)]
         while waiting:
             asked: dict[str, list[Receipt]] = {}
             for receipt in waiting:
                 node = next((n for n in self._candidates(receipt) if n not in self._tried[receipt]), None)
                 if node is None:
-                    raise self._lost([r for r in waiting if not set(self._candidates(r)) - set(self._tried[r])])
-                asked.setdefault(node, []).append(receipt)
+                    exhausted.append(receipt)
+                else:
+                    asked.setdefault(node, []).append(receipt)
             waiting = []
             for node, group in asked.items():
                 waiting += self._ask(node, group, found)
+        if exhausted:
+            raise self._lost(exhausted)
         return found
 
     def _candidates(self, receipt: Receipt) -> list[str]:
@@ -92,7 +100,7 @@ class ShuffleReader:
             self._tried[receipt][node] = None
         try:
             remote = Remote(self._shuffle, node, receipts)
-        except (PeerLost, NotFound, Refused) as error:
+        except TierstoreError as error:  # whatever a node answers, others may have what it has not
             self._failed(node, receipts, error)
             return receipts
         for receipt in receipts:
@@ -121,9 +129,12 @@ class ShuffleReader:
         )
 
     def _reason(self, receipt: Receipt) -> Exception:
-        """What its own node says, if it says anything; else the last that was asked."""
+        """What its own node says, if it says anything; what its user can mend; else the last that was asked."""
         errors = {node: error for node, error in self._tried[receipt].items() if error is not None}
         own = HERE if receipt.store_id == self._shuffle.store_id else receipt.node
+        mended = [error for error in errors.values() if isinstance(error, (ConfigError, Refused))]
+        if mended and not isinstance(errors.get(own), Expired):
+            return mended[0]
         error = errors.get(own) or list(errors.values())[-1]
         if own != HERE or not isinstance(error, NotFound):
             return error
@@ -154,9 +165,25 @@ class ShuffleReader:
         return joined(piece.rows for piece in self.pieces(first, last))
 
     def partitions(self, first: int, last: int) -> Iterator[tuple[int, list[pa.RecordBatch]]]:
-        """Each partition from first to last with its batches; every run is opened once for all of them."""
-        for partition, batches in by_partition(list(self.pieces(first, last)), last - first, self._shuffle.buffers):
-            yield first + partition, batches
+        """Each partition from first to last with its batches; every run is opened once for all that fit in memory together."""
+        for begin, end in self._windows(first, last):
+            pieces = list(self.pieces(begin, end))
+            for partition, batches in by_partition(pieces, end - begin, self._shuffle.buffers):
+                yield begin + partition, batches
+
+    def _windows(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Ranges of partitions of which other nodes have about REMOTE_BYTES, or a single partition."""
+        remotes = self._remotes()
+        if not remotes:
+            return iter([(first, last)])
+        sizes = np.zeros(last - first)
+        for remote in remotes:
+            named = [receipt for receipt in self._receipts if self._sources[receipt] is remote]
+            try:
+                sizes += np.concatenate(list(remote.sizes(named, first, last)))
+            except TierstoreError:  # if it cannot be read either, that is found out there
+                sizes += sum(receipt.bytes for receipt in named) / self._shuffle.partitions
+        return ((first + begin, first + end) for begin, end in cut_at(sizes, REMOTE_BYTES))
 
     def pieces(self, first: int, last: int) -> Iterator[Piece]:
         """The rows of a range of partitions, run by run. Those of one attempt are in order; of several, if ordered."""
@@ -171,14 +198,19 @@ class ShuffleReader:
         finally:
             for fetch in fetches.values():
                 fetch.stop()
+            deadline = time.monotonic() + STOP_S
+            for fetch in fetches.values():
+                fetch.join(deadline - time.monotonic())
 
     def _remotes(self) -> list[Remote]:
         return list(dict.fromkeys(source for source in self._sources.values() if isinstance(source, Remote)))
 
-    def _fetch(self, remote: Remote, first: int, last: int, begins: dict[Receipt, int]) -> Fetch:
-        """All that is still to be read from a node, in the order in which it will be read; from which runs on."""
+    def _fetch(self, remote: Remote, first: int, last: int, begins: dict[Receipt, tuple[int, int]]) -> Fetch:
+        """All that is still to be read from a node, in the order in which it will be read; from which runs and rows on."""
         left = [r for r in self._order() if self._sources[r] is remote and r not in self._read]
-        return Fetch(remote, [(r, begins.get(r, 0)) for r in left], first, last, self._verify)
+        outputs = [(receipt, begins.get(receipt, (0, 0))[0]) for receipt in left]
+        before = {receipt: rows for receipt, (_, rows) in begins.items()}
+        return Fetch(remote, outputs, first, last, self._verify, before)
 
     def _order(self) -> list[Receipt]:
         """Receipts in the order in which they are read: where that is free, this node's while others are on the way."""
@@ -188,7 +220,7 @@ class ShuffleReader:
 
     def _pieces_of(self, receipt: Receipt, first: int, last: int, fetches: dict[Remote, Fetch]) -> Iterator[Piece]:
         """One attempt's pieces; from another source, where the first fails, from the run at which it did."""
-        done = 0
+        done = rows = 0
         while True:
             source = self._sources[receipt]
             try:
@@ -196,17 +228,28 @@ class ShuffleReader:
                     pieces = source.pieces(first, last, done, self._verify)
                 else:
                     if source not in fetches:
-                        fetches[source] = self._fetch(source, first, last, {receipt: done})
+                        fetches[source] = self._fetch(source, first, last, {receipt: (done, rows)})
                     pieces = fetches[source].pieces(receipt)
                 for piece in pieces:
                     yield piece
-                    done = piece.sequence + 1
+                    done, rows = piece.sequence + 1, rows + piece.rows.num_rows
                 return
-            except (NotFound, CorruptionError, PeerLost) as error:
-                gone = [receipt]
-                if isinstance(source, Remote):  # what else was expected of it is asked for elsewhere at once
-                    gone += [
-                        r for r in self._receipts if self._sources[r] is source and r not in self._read and r != receipt
-                    ]
-                self._failed(HERE if isinstance(source, Output) else source.node, gone, error)
-                self._sources.update(self._find(gone))
+            except TierstoreError as error:
+                self._move(receipt, source, fetches, error)
+
+    def _move(self, receipt: Receipt, source: Source, fetches: dict[Remote, Fetch], error: TierstoreError) -> None:
+        """Find another source of an attempt whose source failed, and of what fails with it. Raises LostMaps, Expired."""
+        if isinstance(source, Output):
+            if not isinstance(error, (NotFound, CorruptionError)):
+                raise error
+            self._failed(HERE, [receipt], error)
+            self._sources.update(self._find([receipt]))
+            return
+        lost = dict(fetches[source].lost)
+        errors: dict[Receipt, Exception] = {receipt: error}
+        for other in self._receipts:
+            if self._sources[other] is source and other not in self._read and (receipt not in lost or other in lost):
+                errors.setdefault(other, lost.get(other, error))
+        for other, its in errors.items():
+            self._failed(source.node, [other], its)
+        self._sources.update(self._find(list(errors)))

@@ -22,6 +22,7 @@ from typing import Any
 from tierstore.cache.engine import Engine
 from tierstore.cache.inside import store_inside
 from tierstore.cache.lean import Lean
+from tierstore.cache.placing import end_group
 from tierstore.cache.requests import Requests
 from tierstore.ringbuf.errors import Conflict, Expired, Full, NotFound
 
@@ -57,10 +58,7 @@ SWEEPS_S = (5.0, 60.0)
 
 
 class Registry:
-    """Serves the calls ``shuffle_*``. Callers: any thread.
-
-    now: the clock of leases.
-    """
+    """Serves the calls ``shuffle_*``. Callers: any thread. now: the clock of leases."""
 
     def __init__(
         self,
@@ -74,8 +72,8 @@ class Registry:
         try:
             self.book = Book(recover_apps(self.store, now()), now)
             self.incarnation = incarnation_of(engine, self.store)
-        except BaseException:  # another call makes another registry: it must not find all slots taken
-            self.store.close()
+        except BaseException:
+            self.store.close()  # or the registries that later calls make take all slots
             raise
         self.lean = Lean(self.store)
         self.teller = Teller(self.network)
@@ -299,6 +297,7 @@ class Registry:
             self.delete_attempt(Attempt(app, shuffle, map_index, attempt), state)
             self.step("shuffle.dropping")
         self._delete(shuffle_key(app, shuffle))
+        end_group(self.store, f"{app}/{shuffle}")
         self._sweeps = [time.monotonic() + wait_s for wait_s in SWEEPS_S]
         return len(attempts.states)
 

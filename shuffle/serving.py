@@ -1,51 +1,40 @@
-"""What a daemon gives other nodes of its shuffles: descriptions, and streams of slices; see remote.py for their form."""
+"""What a daemon gives other nodes of its shuffles: descriptions, and slices, some at a time; see remote.py for their form."""
 
 from __future__ import annotations
 
 import base64
+import logging
+import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
-from tierstore.cache.block import encoder_of
 from tierstore.ringbuf.errors import CorruptionError, Expired, NotFound, TierstoreError
 
 from .book import digest_of
-from .manifest import BYTES
+from .elsewhere import SIZES_MAX
+from .knowing import KNOWN_BYTES, Known, size_of
 from .names import PARTITIONS_MAX, Attempt, check_attempt, check_name, check_number
-from .output import Output, Piece, load_output
-from .receipt import Receipt
+from .output import Output, find_output
 from .registry import Registry
-from .remote import checks_at, frame_meta_bytes
-from .replication import Receiver, memory_at
+from .replication import Receiver
+from .sending import Call, Sending, Slice
 
-# Slices are sent together until they are so many bytes, or so many slices.
-FRAME_BYTES = 8 << 20
-FRAME_SLICES = 1024
-# A slice below this is copied into a frame with others; larger ones are sent from where they are, in frames of their own.
-JOINED_BYTES = 1 << 20
+log = logging.getLogger("tierstore")
+
 OUTPUTS_MAX = 1 << 20
+ENDS_MAX = 1024  # attempts that one request is answered for
+MOST_BYTES = 64 << 20
+COPIED_MAX = KNOWN_BYTES // 4  # larger manifests are read again for each request
+_PATH = re.compile(r"(^|[\s'\"(=])/")
 
 
-class Call(Protocol):
-    """What is needed of a call from another node; see service/wire/call.py."""
-
-    def argument(self, name: str, kind: Callable[..., Any], default: Any = ...) -> Any:
-        """One argument, of a type."""
-
-    def send(self, head: dict[str, Any], parts: Any, check: int | None = None) -> None:
-        """Send data."""
-
-
-class _Slice(NamedTuple):
-    position: int
-    output: Output
-    first: int
-    last: int
-    piece: Piece
+class _Named(NamedTuple):
+    name: Attempt
+    manifest_hash: int
+    begin: int
 
 
 class Serving:
@@ -53,6 +42,7 @@ class Serving:
 
     def __init__(self, registry: Callable[[], Registry]):
         self._find = registry
+        self._known: Known[tuple[Attempt, int]] = Known()
         self._receiver: Receiver | None = None
         self._making = threading.Lock()
 
@@ -62,7 +52,7 @@ class Serving:
 
     def handlers(self) -> dict[str, Callable[[Any], Any]]:
         """By name."""
-        return {
+        handlers: dict[str, Callable[[Any], Any]] = {
             "shuffle_describe": self.describe,
             "shuffle_fetch": self.fetch,
             "shuffle_store": self.store,
@@ -71,6 +61,7 @@ class Serving:
             "shuffle_drop": self.drop,
             "shuffle_end": self.end,
         }
+        return {name: _discreet(handler) for name, handler in handlers.items()}
 
     def _app(self, call: Call) -> str:
         """The application that a call is about, if the caller may."""
@@ -104,29 +95,28 @@ class Serving:
         """Delete what is here of an application."""
         return self._registry.end(self._app(call), everywhere=False, age_s=call.argument("age_s", float, 0.0))
 
-    def _outputs(self, call: Call) -> tuple[list[Output | None], list[list[int]], list[list[Any]]]:
-        """What was asked for and is here; begins; and [position, kind, reason] of what is not."""
+    def _named(self, call: Call) -> list[_Named]:
+        """What was asked for; whether it is here is not known yet."""
         app, shuffle = self._app(call), call.argument("shuffle", int)
-        named = call.argument("outputs", list)
-        if len(named) > OUTPUTS_MAX:
-            raise ValueError(f"{len(named)} outputs in one request; at most {OUTPUTS_MAX}")
-        outputs: list[Output | None] = []
-        lost: list[list[Any]] = []
-        for position, entry in enumerate(named):
+        entries = call.argument("outputs", list)
+        if len(entries) > OUTPUTS_MAX:
+            raise ValueError(f"{len(entries)} outputs in one request; at most {OUTPUTS_MAX}")
+        named = []
+        for entry in entries:
             if not isinstance(entry, list) or len(entry) != 4:
                 raise ValueError("each output is [map index, attempt, hash of the manifest, first run]")
             name = check_attempt(app, shuffle, entry[0], entry[1])
-            check_number("first run", entry[3])
-            try:
-                outputs.append(self._output(name, entry[2]))
-            except (NotFound, CorruptionError) as error:
-                outputs.append(None)
-                lost.append([position, *self._reason(name, error)])
-        return outputs, named, lost
+            named.append(_Named(name, entry[2], check_number("first run", entry[3])))
+        return named
 
-    def _output(self, name: Attempt, manifest_hash: int) -> Output:
-        receipt = Receipt(*name, 0, 0, manifest_hash, "", "", "")
-        return load_output(self._registry.lean, receipt)
+    def _output(self, named: _Named) -> Output:
+        """Raises NotFound, CorruptionError."""
+        key = (named.name, named.manifest_hash)
+        known = self._known.get(key)
+        output = find_output(self._registry.lean, named.name, named.manifest_hash, known, COPIED_MAX)
+        if known is None and size_of(output.manifest) <= COPIED_MAX:
+            self._known.put(key, output.manifest)
+        return output
 
     def _reason(self, name: Attempt, error: TierstoreError) -> list[str]:
         """Kind and reason of what is not here: said without paths of this machine."""
@@ -134,97 +124,88 @@ class Serving:
             return ["CorruptionError", f"the output of map {name.map_index} is damaged"]
         try:
             why = self._registry.why(*name)
-            return ["NotFound", str(error) if why == "it is there" else why]
+            missing = f"a part of the output of map {name.map_index} is missing"
+            return ["NotFound", missing if why == "it is there" else why]
         except Expired as expired:
             return ["Expired", str(expired)]
 
     def describe(self, call: Call) -> dict[str, Any]:
-        """Which attempts are here, and their schemas."""
-        outputs, _, lost = self._outputs(call)
+        """Which attempts are here, and their schemas.
+
+        With ``sizes``: also about how many bytes each partition from first to last has in all of them.
+        """
+        named, sizes = self._named(call), None
+        if call.argument("sizes", bool, False):
+            first, last = _range(call)
+            if last - first > SIZES_MAX:
+                raise ValueError(f"sizes of {last - first} partitions in one request; at most {SIZES_MAX}")
+            sizes = np.zeros(last - first, "f8")
         numbers: dict[tuple[int, bytes], int] = {}
-        named = []
-        for output in outputs:
-            if output is None:
-                named.append(-1)
+        outputs, lost = [], []
+        for position, entry in enumerate(named):
+            try:
+                output = self._output(entry)
+                if sizes is None:
+                    output.check_there()
+                else:
+                    sizes += output.sizes(first, last)
+            except (NotFound, CorruptionError) as error:
+                outputs.append(-1)
+                lost.append([position, *self._reason(entry.name, error)])
                 continue
             kind = (output.manifest.kind, output.manifest.schema_message)
-            named.append(numbers.setdefault(kind, len(numbers)))
+            outputs.append(numbers.setdefault(kind, len(numbers)))
         schemas = [[kind, base64.b64encode(message).decode()] for kind, message in numbers]
-        return {"schemas": schemas, "outputs": named, "lost": lost}
+        answer = {"schemas": schemas, "outputs": outputs, "lost": lost}
+        return (
+            answer if sizes is None else {**answer, "sizes": base64.b64encode(sizes.astype("<u8").tobytes()).decode()}
+        )
 
     def fetch(self, call: Call) -> dict[str, Any]:
         """Send partitions first to last of attempts, in the order they are named. Verified by who receives them.
 
         checked: who receives them compares the rows of each partition with its check, so payloads carry no other one.
         """
-        first, last = call.argument("first", int), call.argument("last", int)
-        check = 0 if call.argument("checked", bool, False) else None
-        check_number("last", last, PARTITIONS_MAX)
-        check_number("first", first, last)
-        outputs, named, lost = self._outputs(call)
-        if lost:
-            return {"lost": lost}
-        held: list[_Slice] = []
-        size = 0
-        for item in self._slices(outputs, named, first, last, lost):
-            own = item.piece.rows.nbytes
-            if held and (size + own > FRAME_BYTES or len(held) == FRAME_SLICES or not _can_join(held[0], item)):
-                _send(call, held, check)
-                held, size = [], 0
-            held.append(item)
-            size += own
-            if own >= JOINED_BYTES:
-                _send(call, held, check)
-                held, size = [], 0
-        if held:
-            _send(call, held, check)
-        return {"lost": lost}
-
-    def _slices(
-        self, outputs: Sequence[Output | None], named: list[list[int]], first: int, last: int, lost: list[list[Any]]
-    ) -> Iterator[_Slice]:
-        for position, output in enumerate(outputs):
-            assert output is not None
-            if last > output.manifest.partitions:
-                raise ValueError(f"partitions up to {last} of {output.manifest.partitions}")
+        first, last = _range(call)
+        most = check_number("most_bytes", call.argument("most_bytes", int, MOST_BYTES))
+        named = self._named(call)
+        sending = Sending(call, 0 if call.argument("checked", bool, False) else None)
+        for position, entry in enumerate(named):
+            if position == ENDS_MAX:
+                return sending.result([position, entry.begin])
             try:
-                for piece in output.pieces(first, last, named[position][3], verify=False):
-                    yield _Slice(position, output, first, last, piece)
+                output = self._output(entry)
+                if last > output.manifest.partitions:
+                    raise ValueError(f"partitions up to {last} of {output.manifest.partitions}")
+                before = output.rows(first, last, entry.begin)
+                for piece in output.pieces(first, last, entry.begin, verify=False):
+                    sending.add(Slice(position, before, output, first, last, piece))
+                    before += piece.rows.num_rows
+                    if sending.bytes >= most:
+                        return sending.result([position, piece.sequence + 1])
+                sending.ends.append([position, before])
             except (NotFound, CorruptionError) as error:
-                lost.append([position, *self._reason(output.name, error)])
-                return
+                sending.ends.append([position, *self._reason(entry.name, error)])
+        return sending.result(None)
 
 
-def _can_join(one: _Slice, other: _Slice) -> bool:
-    """Whether rows can be sent in one batch; those with dictionaries, which may differ, are sent alone."""
-    same = one.output.manifest.schema_message == other.output.manifest.schema_message
-    return same and (one.output.manifest.kind == BYTES or not encoder_of(one.piece.rows.schema).stream)
+def _range(call: Call) -> tuple[int, int]:
+    first, last = call.argument("first", int), call.argument("last", int)
+    check_number("last", last, PARTITIONS_MAX)
+    check_number("first", first, last)
+    return first, last
 
 
-def _send(call: Call, slices: list[_Slice], check: int | None) -> None:
-    """One frame. check: of its payload, see Call.send()."""
-    count = slices[0].last - slices[0].first
-    each = frame_meta_bytes(1, count)
-    total = frame_meta_bytes(len(slices), count)
-    meta = bytearray(-(-total // 64) * 64)
-    for number, item in enumerate(slices):
-        at, run = number * each, item.output.manifest.runs[item.piece.sequence]
-        meta[at : at + 4 * (count + 1)] = item.piece.starts.astype("<u4").tobytes()
-        checks = np.ascontiguousarray(run.checks[item.first : item.last], "<u8").tobytes()
-        meta[at + checks_at(count) : at + checks_at(count) + len(checks)] = checks
-    batches = [item.piece.rows for item in slices]
-    rows = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
-    head = {"slices": [[item.position, item.piece.sequence, item.piece.rows.num_rows] for item in slices]}
-    if slices[0].output.manifest.kind == BYTES:
-        data = rows.column(0)
-        parts: list[Any] = [data.buffers()[1].slice(data.offset, len(data))]
-        call.send(head, [meta, *parts], check)
-        return
-    payload = encoder_of(rows.schema).encode(rows, root=False)
-    pairs = list(payload.pieces[: 2 * payload.piece_count])
-    parts = []
-    for address, size in zip(pairs[::2], pairs[1::2], strict=True):
-        parts.append(memory_at(address, size))
-        if size % 64:
-            parts.append(bytes(64 - size % 64))
-    call.send(head, [meta, *parts], check)
+def _discreet(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A handler whose errors name no path of this machine."""
+
+    def handle(call: Any) -> Any:
+        try:
+            return handler(call)
+        except CorruptionError as error:
+            if not _PATH.search(str(error)):
+                raise
+            log.warning("found while another node was served: %s", str(error))
+            raise TierstoreError("what was asked for is damaged here; the log of this node says where") from None
+
+    return handle

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +10,7 @@ import pyarrow as pa
 from tierstore.cache.block import encoder_of
 
 from .checks import partition_checks
+from .sound import check_sound
 
 # Slices below this are joined with their neighbours: a batch costs its reader microseconds whatever it holds.
 SMALL_BYTES = 256 << 10
@@ -23,11 +24,21 @@ def byte_batch(buffer: pa.Buffer) -> pa.RecordBatch:
     return pa.record_batch([pa.Array.from_buffers(pa.uint8(), buffer.size, [None, buffer], 0)], schema=BYTES_SCHEMA)
 
 
-def cut(batches: list[pa.RecordBatch], start: int, end: int) -> pa.RecordBatch:
-    """Rows start to end of a run. Without a copy where the run is one block, as it is but for rows larger than segments."""
-    if len(batches) == 1:
-        return batches[0].slice(start, end - start)
-    rows = pa.Table.from_batches(batches).slice(start, end - start).combine_chunks()
+def cut(batches: list[pa.RecordBatch], start: int, end: int, pointing: Sequence[int], where: str) -> pa.RecordBatch:
+    """Rows start to end of a run. Without a copy where the run is one block, as it is but for rows larger than segments.
+
+    pointing: columns to look at first, see sound.py. Raises CorruptionError, with ``where``, for rows that cannot be touched.
+    """
+    parts, at = [], 0
+    for batch in batches:
+        first, last = max(start - at, 0), min(end - at, batch.num_rows)
+        if first < last:
+            parts.append(batch.slice(first, last - first))
+            check_sound(parts[-1], pointing, where)
+        at += batch.num_rows
+    if len(parts) == 1:
+        return parts[0]
+    rows = pa.Table.from_batches(parts, batches[0].schema).combine_chunks()
     return rows.to_batches()[0] if rows.num_rows else batches[0].slice(0, 0)
 
 

@@ -28,19 +28,30 @@ def by_partition(
 
     buffers: where the memory of copies comes from, and goes back to when nothing is over it any more.
     """
+    rows = np.sum([np.diff(piece.starts.astype("i8")) for piece in pieces] or [np.zeros(partitions, "i8")], axis=0)
     total = sum(piece.rows.nbytes for piece in pieces)
-    if total >= SHORT_BYTES * len(pieces) * partitions or len(pieces) < 2 or encoder_of(pieces[0].rows.schema).stream:
-        for partition in range(partitions):
-            yield partition, [rows for piece in pieces if (rows := _slice(piece, partition, partition + 1)).num_rows]
-        return
-    rows = np.sum([np.diff(piece.starts.astype("i8")) for piece in pieces], axis=0)
-    size_of_row = total / max(1, int(rows.sum()))
-    ends = np.cumsum(rows * size_of_row)
+    plain = len(pieces) < 2 or encoder_of(pieces[0].rows.schema).stream
+    for first, last in cut_at(rows * (total / max(1, int(rows.sum()))), WINDOW_BYTES):
+        size = sum(_slice(piece, first, last).nbytes for piece in pieces)
+        long = size >= SHORT_BYTES * len(pieces) * (last - first)
+        if plain or long or size > (WINDOW_BYTES if last - first == 1 else 4 * WINDOW_BYTES):
+            for partition in range(first, last):
+                yield (
+                    partition,
+                    [part for piece in pieces if (part := _slice(piece, partition, partition + 1)).num_rows],
+                )
+        else:
+            yield from _window(pieces, first, last, buffers)
+
+
+def cut_at(sizes: np.ndarray, most: float) -> Iterator[tuple[int, int]]:
+    """Ranges of partitions, one after the other, each of at most so many bytes, or a single partition."""
+    ends = np.cumsum(sizes)
     first = 0
-    while first < partitions:
+    while first < len(sizes):
         before = float(ends[first - 1]) if first else 0.0
-        last = max(first + 1, int(np.searchsorted(ends, before + WINDOW_BYTES)))
-        yield from _window(pieces, first, min(last, partitions), buffers)
+        last = max(first + 1, int(np.searchsorted(ends, before + most, "right")))
+        yield first, last
         first = last
 
 
