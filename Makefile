@@ -12,7 +12,7 @@ MINUTES ?= 0
 VENV  := .venv
 BIN   := $(VENV)/bin
 PIP   := $(BIN)/python -m pip --disable-pip-version-check --no-input
-LINT  := . src/tierstore/__init__.py
+LINT  := . $(wildcard src/tierstore/*.py)
 # The checkout itself is never importable: `import cache` must fail here as it does for a user.
 export PYTHONSAFEPATH := 1
 

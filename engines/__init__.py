@@ -1,1 +1,1 @@
-"""Rung 5, adapters for query engines: nothing is implemented here yet."""
+"""Rung 5, adapters for query engines."""

@@ -10,7 +10,7 @@ import click
 
 from tierstore.ringbuf.errors import TierstoreError
 
-from . import columns_commands, network_commands, shuffle_commands
+from . import columns_commands, network_commands, shuffle_commands, spark_commands
 from .config import format_size, load_config
 from .output import json_option, print_value, show_rows, socket_option
 
@@ -328,6 +328,7 @@ for command in (
     network_commands.peers,
     shuffle_commands.shuffle,
     shuffle_commands.drain,
+    spark_commands.spark,
 ):
     main.add_command(command)
 

