@@ -26,6 +26,7 @@ NAMES = (
     "sql",
     "partition",
     "shuffle",
+    "spark",
 )
 TIMEOUT_S = 180
 
