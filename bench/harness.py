@@ -35,6 +35,7 @@ NAMES = (
     "shuffle",
     "terasort",
     "wire",
+    "spark",
 )
 
 

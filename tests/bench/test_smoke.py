@@ -28,6 +28,7 @@ NAMES = (
     "shuffle",
     "terasort",
     "wire",
+    "spark",
 )
 TIMEOUT_S = 180
 
