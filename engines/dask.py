@@ -28,8 +28,13 @@ def close() -> None:
 
 
 def dask_setup(server: Any) -> Any:
-    """Of ``--preload tierstore.dask``: in a client, a scheduler, a worker."""
-    from distributed import Client, Scheduler
+    """Of ``--preload tierstore.dask``: in a client, a scheduler, a worker.
+
+    Of Dask's configuration: ``tierstore.worker-data`` (default true) puts workers' data into the store,
+    ``tierstore.start-daemon`` (default true) starts the node's daemon if none runs.
+    """
+    import dask
+    from distributed import Client, Scheduler, Worker
 
     register()
     if isinstance(server, Scheduler):
@@ -39,6 +44,14 @@ def dask_setup(server: Any) -> Any:
             return server.register_scheduler_plugin(ShufflePlugin(), name=NAME, idempotent=True)
     elif isinstance(server, Client):
         return register(server)
+    elif isinstance(server, Worker):
+        from .dask_worker import keep_data, start_daemon
+
+        tasks.home.alone = server.address.startswith("inproc://")
+        if not tasks.home.alone and dask.config.get("tierstore.start-daemon", True):
+            start_daemon()
+        if dask.config.get("tierstore.worker-data", True):
+            keep_data(server)
     return None
 
 
@@ -47,7 +60,33 @@ def dask_teardown(server: Any) -> None:
     from distributed import Worker
 
     if isinstance(server, Worker):
-        close()
+        from .dask_worker import drop_data
+
+        drop_data(server)
+        if not tasks.home.alone:
+            close()
 
 
-__all__ = ["METHOD", "close", "dask_setup", "dask_teardown", "register", "self_test", "unregister", "use"]
+def cluster(worker_data: bool = True, **options: Any) -> Any:
+    """A LocalCluster whose workers keep data and shuffles in the store; options are LocalCluster's.
+
+    The node's daemon is started if none runs, with the sizes of the configuration; it ends after the cluster.
+    The method of shuffles is for the client to choose: ``dataframe.shuffle.method``.
+    """
+    import dask
+    from distributed import LocalCluster
+
+    from .dask_worker import start_daemon
+
+    register()
+    if options.get("processes", True):
+        start_daemon()
+    names = ("scheduler", "worker")
+    preload = {f"distributed.{name}.preload": [*dask.config.get(f"distributed.{name}.preload"), NAME] for name in names}
+    with dask.config.set({**preload, "tierstore.worker-data": worker_data}):
+        return LocalCluster(**options)
+
+
+NAME = "tierstore.dask"
+
+__all__ = ["METHOD", "close", "cluster", "dask_setup", "dask_teardown", "register", "self_test", "unregister", "use"]

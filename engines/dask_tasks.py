@@ -49,6 +49,7 @@ class Home:
         self._turn = threading.RLock()
         self._store: Store | None = None
         self._given = False
+        self.alone = True  # whether this process may be all of the cluster, so that an embedded store will do
         self._pid = os.getpid()
         self._handles: dict[str, Shuffle] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()  # the last ones: a task may still be running for them
@@ -66,8 +67,13 @@ class Home:
                 self._pid, self._store, self._given, self._handles = os.getpid(), None, False, {}
             if self._store is None or (self._store._closed and not self._given):
                 self._handles.clear()
-                self._store = _connect()
+                self._store = _connect(self.alone)
             return self._store
+
+    @property
+    def opened(self) -> Store | None:
+        """The store if it is open."""
+        return self._store if self._pid == os.getpid() else None
 
     def shuffle(self, app: str, partitions: int) -> Shuffle:
         """The handle of a shuffle, which begins with the first. Raises Expired where end() was called."""
@@ -92,8 +98,8 @@ class Home:
             while len(self._ended) > ENDED_MAX:
                 self._ended.popitem(last=False)
         self.forget(app)
-        store = self._store
-        if store is None or self._pid != os.getpid():
+        store = self.opened
+        if store is None:
             return
         try:
             store._control.call("shuffle_end", app=app)
@@ -119,19 +125,24 @@ class Home:
             self._store, self._given = None, False
 
 
-def _connect() -> Store:
+def _connect(alone: bool) -> Store:
     """The daemon's store. Only in a process that holds all of its cluster there may be none, and the store is embedded."""
     worker = _worker()
-    if worker is None or worker.address.startswith("inproc://"):
+    if alone and (worker is None or worker.address.startswith("inproc://")):
         return connect()
     deadline = time.monotonic() + CONNECT_S
     while True:
         try:
-            return connect(os.environ.get("TIERSTORE_SOCKET") or _default_socket())
+            return connect(socket_path())
         except PeerLost:
             if time.monotonic() > deadline:
                 raise
         time.sleep(0.1)
+
+
+def socket_path() -> str:
+    """The socket of this node's daemon."""
+    return os.environ.get("TIERSTORE_SOCKET") or _default_socket()
 
 
 home = Home()

@@ -16,7 +16,7 @@ HUGE_PAGE_BYTES = 2 << 20
 _PROT_READ, _PROT_WRITE = 1, 2
 _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS, _MAP_NORESERVE = 0x01, 0x02, 0x10, 0x20, 0x4000
 _SHARED_VALIDATE_SYNC = 0x03 | 0x80000  # refuses what it does not know; MAP_SHARED alone would ignore MAP_SYNC
-_MADV_WILLNEED, _MADV_HUGEPAGE, _MADV_POPULATE_READ, _MADV_POPULATE_WRITE = 3, 14, 22, 23
+_MADV_WILLNEED, _MADV_DONTNEED, _MADV_HUGEPAGE, _MADV_POPULATE_READ, _MADV_POPULATE_WRITE = 3, 4, 14, 22, 23
 _POPULATE_STEP_BYTES = 1 << 20
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -82,6 +82,36 @@ class Mapping:
         if hasattr(self, "address"):
             self._forget(self._entry)
             self._unmap(self.address, self.size)
+
+
+class Pages:
+    """Ranges of files as one range of addresses, to read; unmapped when the last reference goes.
+
+    parts: (descriptor, offset, size) of each; offsets and sizes are multiples of pages, but for the last size. With a
+    descriptor of -1 the bytes at the address ``offset`` are copied.
+    """
+
+    def __init__(self, parts: list[tuple[int, int, int]]):
+        self._unmap, self.size = _libc.munmap, round_up(sum(size for _, _, size in parts), PAGE_BYTES)
+        self.address = _map(None, self.size, 0, _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE, -1)
+        at = self.address
+        for fd, offset, size in parts:
+            room = round_up(size, PAGE_BYTES)
+            if fd >= 0:
+                _map(at, room, _PROT_READ, _MAP_SHARED | _MAP_FIXED, fd, offset)
+            else:
+                _map(at, room, _PROT_READ | _PROT_WRITE, _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_FIXED, -1)
+                ctypes.memmove(at, offset, size)
+            at += size
+
+    def __del__(self) -> None:
+        if hasattr(self, "address"):
+            self._unmap(self.address, self.size)
+
+
+def forget_pages(address: int, size: int) -> None:
+    """Take a range of a shared mapping out of this process's page tables; it is entered again where it is touched."""
+    _libc.madvise(address, size, _MADV_DONTNEED)
 
 
 def map_sync_works(fd: int) -> bool:

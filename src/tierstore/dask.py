@@ -3,6 +3,7 @@
 from tierstore.engines.dask import (
     METHOD,
     close,
+    cluster,
     dask_setup,
     dask_teardown,
     register,
@@ -11,4 +12,4 @@ from tierstore.engines.dask import (
     use,
 )
 
-__all__ = ["METHOD", "close", "dask_setup", "dask_teardown", "register", "self_test", "unregister", "use"]
+__all__ = ["METHOD", "close", "cluster", "dask_setup", "dask_teardown", "register", "self_test", "unregister", "use"]
