@@ -37,6 +37,7 @@ LEASE_S = 60.0
 # A full store is not asked again for so long: asking waits for room, and holds the worker up meanwhile.
 FULL_S = 10.0
 ATTEMPT = "value"
+NONCE = "0" * 16  # each attempt has one writer
 KEY_BYTES = 512
 
 
@@ -150,9 +151,9 @@ class TierSlow(MutableMapping[Any, Any]):
         pieces = []
         for start in range(0, frame.nbytes, step):
             size = min(step, frame.nbytes - start)
-            name = {"map_index": number, "attempt": ATTEMPT}
+            name = {"map_index": number, "attempt": ATTEMPT, "nonce": NONCE}
             shuffle.call("shuffle_reserve", app=self.app, shuffle=0, sequence=sequence, size=size, **name)
-            key = shuffle.attempt(number, ATTEMPT).run(sequence)
+            key = shuffle.attempt(number, ATTEMPT).run(sequence, NONCE)
             pieces.append(put_piece(store, key, address + start, size, pool=self._pool, group=group))
             sequence += 1
         parts.append(pieces)

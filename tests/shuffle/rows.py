@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pyarrow as pa
 
+from tierstore.cache.store import Store as CacheStore
 from tierstore.service.store import Store
 from tierstore.shuffle.handle import Shuffle
 from tierstore.shuffle.receipt import Receipt
@@ -23,7 +24,10 @@ def rows_of(map_index: int, count: int = 5000) -> pa.Table:
 
 
 def write(shuffle: Shuffle, map_index: int, count: int = 5000, attempt: str | None = None) -> Receipt:
+    """attempt: where it is given, what is written is the same in every store."""
     with shuffle.writer(map_index, attempt) as writer:
+        if attempt is not None:
+            writer._nonce = "0" * 16
         writer.write(rows_of(map_index, count), by=["k"])
     return writer.receipt
 
@@ -38,3 +42,8 @@ def expected(maps: Sequence[int], count: int = 5000) -> pa.Table:
 
 def keys_left(store: Store) -> list[str]:
     return list(store.keys("shuffle/"))
+
+
+def run_of(store: CacheStore, receipt: Receipt) -> str:
+    """The key of the first run of an attempt."""
+    return next(key for key in sorted(store.keys(receipt.name.key + "/")))

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pytest
 
 import tierstore
-from tests.shuffle.rows import PARTITIONS, expected, keys_left, read_all, rows_of, write
+from tests.shuffle.rows import PARTITIONS, expected, keys_left, read_all, rows_of, run_of, write
 from tierstore.emulation.procs import Daemon
 from tierstore.ringbuf.errors import Closed, Conflict, Expired, Full, LostMaps, NotFound
 from tierstore.service.store import Store
@@ -68,10 +68,6 @@ def test_many_runs_and_segments(store: Store) -> None:
 
 def shuffle_runs(store: Store) -> list[str]:
     return [key for key in keys_left(store) if key.count("/") == 5]
-
-
-def run_of(store: Store, receipt: Receipt) -> str:
-    return next(key for key in shuffle_runs(store) if key.startswith(receipt.name.key + "/"))
 
 
 def test_maps_and_ranges(store: Store) -> None:

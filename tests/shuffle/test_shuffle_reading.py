@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from tests.shuffle.nodes import Links, fetching, several
-from tests.shuffle.rows import PARTITIONS, expected, read_all, write
+from tests.shuffle.rows import PARTITIONS, expected, read_all, run_of, write
 from tests.shuffle.test_shuffle_nodes import Cluster
 from tierstore.cache.buffers import Buffers
 from tierstore.ringbuf.errors import (
@@ -41,8 +41,8 @@ def test_a_lost_run_is_one_lost_map() -> None:
     with several(1) as nodes:
         receipts = [nodes.write(0, number) for number in range(5)]
         batches = nodes.mine.read(receipts=receipts)
-        nodes.stores[0].delete(receipts[2].name.run(0))
-        nodes.stores[0].delete(receipts[4].name.run(0))
+        nodes.stores[0].delete(run_of(nodes.stores[0], receipts[2]))
+        nodes.stores[0].delete(run_of(nodes.stores[0], receipts[4]))
         with pytest.raises(LostMaps, match="of map 2: n0: a part of the output") as lost:
             batches.read_all()
         assert lost.value.maps == [2, 4], "all that are lost, and nothing else"
@@ -52,7 +52,7 @@ def test_a_lost_run_comes_from_a_copy() -> None:
     with several(2) as nodes:
         receipts = [nodes.write(0, number, copies=[1]) for number in range(5)]
         batches = nodes.mine.read(receipts=receipts)
-        nodes.stores[0].delete(receipts[2].name.run(0))
+        nodes.stores[0].delete(run_of(nodes.stores[0], receipts[2]))
         assert batches.read_all().sort_by("n").equals(expected(range(5)))
         assert [entry[0] for asked in nodes.links["n1"].asked for entry in asked] == [2], (
             "the others came from where they are"

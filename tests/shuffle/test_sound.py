@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pytest
 
 from tests.shuffle.nodes import several
-from tests.shuffle.rows import PARTITIONS, rows_of, write
+from tests.shuffle.rows import PARTITIONS, rows_of, run_of, write
 from tierstore.ringbuf.errors import CorruptionError, LostMaps
 from tierstore.service.store import Store
 from tierstore.shuffle.sound import check_sound, pointing
@@ -37,7 +37,7 @@ def offsets_at(store: Store, key: str, column: str) -> int:
 def test_damaged_offsets_are_found_before_they_are_used(store: Store, verify: bool, row: int) -> None:
     with store.shuffle("app", 0, PARTITIONS) as shuffle:
         receipts = [write(shuffle, number) for number in range(2)]
-        at = offsets_at(store, receipts[1].name.run(0), "w") + 4 * row + 3
+        at = offsets_at(store, run_of(store, receipts[1]), "w") + 4 * row + 3
         change(store, at, 0x70)
         with pytest.raises(LostMaps, match="expected (offsets within their|buffers of the length)") as lost:
             shuffle.read(receipts=receipts, verify=verify).read_all()
@@ -109,7 +109,7 @@ def test_plain_numbers_cost_nothing() -> None:
 def test_the_daemon_does_not_follow_damaged_offsets() -> None:
     with several(1) as nodes:
         receipts = [nodes.write(0, number) for number in range(3)]
-        at = offsets_at(nodes.stores[0], receipts[1].name.run(0), "w") + 4 * 2500 + 3
+        at = offsets_at(nodes.stores[0], run_of(nodes.stores[0], receipts[1]), "w") + 4 * 2500 + 3
         change(nodes.stores[0], at, 0x70)
         with pytest.raises(LostMaps, match="the output of map 1 is damaged") as lost:
             nodes.mine.read(receipts=receipts, verify=False).read_all()
