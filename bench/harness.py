@@ -33,6 +33,7 @@ NAMES = (
     "sql",
     "partition",
     "shuffle",
+    "dask",
 )
 
 

@@ -26,6 +26,7 @@ NAMES = (
     "sql",
     "partition",
     "shuffle",
+    "dask",
 )
 TIMEOUT_S = 180
 
