@@ -29,6 +29,7 @@ NAMES = (
     "terasort",
     "wire",
     "spark",
+    "dask",
 )
 TIMEOUT_S = 180
 
