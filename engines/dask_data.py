@@ -66,6 +66,7 @@ class TierSlow(MutableMapping[Any, Any]):
         self._numbers = 0
         self._full_until = 0.0
         self._turn = threading.RLock()
+        self.relieve: Callable[[], object] = lambda: None  # called after each value: many pages may be mapped now
         self._shuffle: Shuffle | None = None
         self._lean: Lean | None = None
 
@@ -109,6 +110,7 @@ class TierSlow(MutableMapping[Any, Any]):
                 del self[key]
             self._entries[key] = Entry(number, parts, places, weight)
             self.total_weight += weight
+        self.relieve()
 
     @staticmethod
     def _frames(key: Any, value: Any) -> list[memoryview]:

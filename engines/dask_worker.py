@@ -30,9 +30,9 @@ def keep_data(worker: Any) -> None:
     if not isinstance(own, SpillBuffer) or isinstance(own, TierBuffer) or own:
         return
     manager = worker.memory_manager
-    data = TierBuffer(TierSlow(tasks.home.store, manager.max_spill), int(own.fast.n))
-    manager.data = worker.state.data = data
-    worker.monitor.get_process_memory = OwnMemory(manager.memory_limit or 0)
+    slow = TierSlow(tasks.home.store, manager.max_spill)
+    manager.data = worker.state.data = TierBuffer(slow, int(own.fast.n))
+    slow.relieve = worker.monitor.get_process_memory = OwnMemory(manager.memory_limit or 0)
 
 
 def drop_data(worker: Any) -> None:
