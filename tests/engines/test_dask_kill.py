@@ -27,7 +27,7 @@ from distributed import Client, LocalCluster  # noqa: E402
 import tierstore.dask  # noqa: E402
 
 # With the soak: now and then a killed worker is not replaced by its nanny, and the test waits for ever.
-pytestmark = [pytest.mark.slow, pytest.mark.soak]
+pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.slow, pytest.mark.soak]
 
 PARTS, ROWS = 6, 400
 
