@@ -13,7 +13,7 @@ import pyarrow as pa
 from tests.shuffle.rows import expected, read_all, write
 from tierstore.cache.buffers import Buffers
 from tierstore.service.store import Store
-from tierstore.shuffle.output import load_output
+from tierstore.shuffle.elsewhere import Remote
 from tierstore.shuffle.receipt import Receipt
 from tierstore.shuffle.remote import Fetch
 from tierstore.shuffle.serving import Serving
@@ -56,13 +56,9 @@ def pieces_from_afar(
     store: Store, shuffle: Any, receipts: list[Receipt], first: int, last: int
 ) -> list[pa.RecordBatch]:
     """Rows as another node gets them."""
-    peer = Loopback(store)
-    remote = type("Remote", (), {})()
-    remote.peer, remote.node, remote.shuffle = peer, "there", shuffle
-    schemas = {receipt: load_output(shuffle._lean, receipt).schema for receipt in receipts}
-    remote.schema_of = schemas.__getitem__
-    named = [[r.map_index, r.attempt, r.manifest_hash, 0] for r in receipts]
-    remote.request = lambda outputs: {"app": shuffle.app, "shuffle": shuffle.number, "outputs": named}
+    shuffle.peer = lambda node: Loopback(store)
+    remote = Remote(shuffle, "there", receipts)
+    assert not remote.lost
     fetch = Fetch(remote, [(receipt, 0) for receipt in receipts], first, last, True)
     try:
         return [piece.rows for receipt in receipts for piece in fetch.pieces(receipt)]
