@@ -40,6 +40,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # PySpark leaves sockets to the collector
 ]
 FILES, ROWS, GROUP_ROWS = 3, 4000, 1000
+# Python workers may be unable to import the tests: functions of this module travel whole.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture(autouse=True)
