@@ -27,7 +27,7 @@ from .shadow import Event, Shadow
 IMAGES_MAX, MUTANT_IMAGES_MAX = 16, 6
 # Fences that no power loss needs, and why they are there.
 NOT_FOR_POWER = {
-    "fill_record 1": "non-temporal stores must be visible to other processors before the commit word is",
+    "commit 1": "non-temporal stores must be visible to other processors before the commit word is",
 }
 # Each so-manieth recovered store is recovered once more; and must take new data.
 AGAIN_EVERY, GO_ON_EVERY = 3, 25
