@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import pyarrow as pa
 
 from tierstore.ringbuf import layout
-from tierstore.ringbuf.errors import TierstoreError
 
 from .appender import ObjectWriter, RowTooLarge
 from .block import placed
@@ -133,25 +131,3 @@ def delete_version(store: Store, key: str, version: int) -> bool:
         asked = True  # moved or replaced meanwhile
     # Gone after the question: carried out by a daemon that died before it answered.
     return asked and root is None and session.epoch != epoch
-
-
-class Block(NamedTuple):
-    """One block as it lies in memory. owner: what keeps it there."""
-
-    kind: int
-    rows: int
-    schema_bytes: int
-    payload_bytes: int
-    address: int
-    owner: object
-
-
-def block_of(store: Store, key: str) -> Block:
-    """The only block of an object. From disk: a copy. Raises NotFound, TierstoreError where there are several."""
-    store._check_open()
-    blocks = store._blocks(key)
-    if len(blocks) > 1:
-        raise TierstoreError(f"{key!r:.200} has {len(blocks)} blocks, as a row or value in it is larger than a segment")
-    block = blocks[0]
-    payload = block.payload(False)
-    return Block(block.kind, block.rows, block.schema_bytes, block.payload_bytes, payload.address, payload)
