@@ -48,7 +48,7 @@ def test_a_stopped_client_holds_nobody_up(node: Daemon) -> None:
                     slowest = max(slowest, time.monotonic() - began)
                 assert slowest < 5, f"a put took {slowest:.1f} s"
                 assert bytes(store.get_bytes("mine/19")) == bytes([round_]) * 900_000
-                assert store.stats()["connected"] == 3 and len(store.keys("mine/")) > 5
+                assert store.stats()["connected"] >= 3 and len(store.keys("mine/")) > 5
             finally:
                 stopped.process.send_signal(signal.SIGCONT)
         for child in (stopped, other):
@@ -64,7 +64,7 @@ def test_a_client_stopped_for_long_is_not_taken_for_dead(node: Daemon) -> None:
         assert reader.line() in ("read kept val", "")
         reader.process.send_signal(signal.SIGSTOP)
         time.sleep(2.5)  # more than two rounds of looking for the dead
-        assert store.stats()["connected"] == 2
+        assert store.stats()["connected"] >= 2
         reader.process.send_signal(signal.SIGCONT)
         reader.go()
         assert reader.line() == "read kept val"
