@@ -50,6 +50,7 @@ class Requests:
             "column_rules": lambda: [self.engine.config.columns_allow, self.engine.config.columns_deny],
         }
         self.at_close: list[Callable[[], None]] = []  # what packages above end before the engine
+        self.counters: dict[str, Callable[[], dict[str, int]]] = {}  # what they count, for stats(); quick
         # What packages above add to the table once a call of theirs comes: the calls' first word, and who adds them.
         self.late: dict[str, Callable[[], object]] = {}
         self._adding = threading.Lock()
@@ -72,6 +73,7 @@ class Requests:
         for end in self.at_close:
             end()
         self.at_close.clear()
+        self.counters.clear()
         self.late.clear()
         self.session.close()
         self.table.clear()  # it refers to this object: with the circle open, memory goes with the last reference
@@ -272,6 +274,7 @@ class Requests:
             "damaged_segments": len(engine.recovery.damaged),
             "store_id": mutator.store_id.hex(),
             "epoch": mutator.epoch,
+            **{name: counts() for name, counts in self.counters.items()},
         }
 
     def _pools(self) -> dict[str, Any]:

@@ -141,6 +141,7 @@ def status(socket: str | None, as_json: bool, tables: bool) -> None:
             ],
         )
         network_commands.show_network(stats)
+        shuffle_commands.show_counters(stats)
 
     print_value(stats, as_json, render)
 

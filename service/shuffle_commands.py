@@ -52,6 +52,18 @@ def _render_apps(apps: list[dict[str, Any]]) -> None:
     show_rows("applications", ["app", "shuffles", "maps", "held", "quota", "lease left"], rows)
 
 
+def show_counters(stats: dict[str, Any]) -> None:
+    """What `status` says of shuffles; nothing where there was none."""
+    counts = stats.get("shuffle") or {}
+    rows = [
+        [name.replace("_", " "), format_size(count) if "bytes" in name else count]
+        for name, count in counts.items()
+        if count
+    ]
+    if rows:
+        show_rows("shuffles since the daemon started", ["what", "value"], rows)
+
+
 @shuffle.command("show")
 @click.argument("app")
 @socket_option

@@ -52,6 +52,19 @@ class Book:
             raise NotFound(f"shuffle {number} of application {app!r} is not known here; open it first")
         return found, attempts
 
+    def why(self, app: str, number: int, attempt: tuple[int, str]) -> str:
+        """Why the output of an attempt is not there. Raises Expired."""
+        try:
+            _, attempts = self.shuffle(app, number)
+        except NotFound as error:
+            if isinstance(error, Expired):
+                raise
+            return str(error)
+        state = attempts.states.get(attempt)
+        if state is None:
+            return "no such attempt was written here, or it was lost with an earlier life of the store"
+        return "it is there" if state.committed else "it was never committed"
+
     def renew(self, app: App, here: bool = True) -> None:
         """The lease begins anew. here: a process of this node asked for it, so other nodes are to be told."""
         app.until = self.now() + app.lease_s

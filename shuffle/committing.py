@@ -27,6 +27,13 @@ class Committer:
 
     def commit(self, name: Attempt, parsed: Manifest, raw: bytes, durable: bool, copies: bool) -> dict[str, Any]:
         """See Registry.commit()."""
+        try:
+            return self._commit(name, parsed, raw, durable, copies)
+        except Conflict:
+            self._registry.tally.add(attempts_refused=1)
+            raise
+
+    def _commit(self, name: Attempt, parsed: Manifest, raw: bytes, durable: bool, copies: bool) -> dict[str, Any]:
         registry = self._registry
         with self._book.turn:
             owner, attempts = self._book.shuffle(name.app, name.shuffle)
@@ -101,6 +108,7 @@ class Committer:
             try:
                 _, attempts = self._book.shuffle(name.app, name.shuffle)
                 if attempts.states.get((name.map_index, name.attempt)) is state:
+                    self._registry.tally.add(attempts_committed=1, bytes_committed=parsed.total_bytes)
                     return
                 gone: NotFound = NotFound(
                     f"shuffle {name.shuffle} of application {name.app!r} was dropped and opened again"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,12 +26,14 @@ from .reader import ShuffleReader
 from .receipt import Receipt
 from .recovering import LEASE_S
 from .replication import ranked
+from .tally import Tally
 from .writer import MapWriter
 
 log = logging.getLogger("tierstore")
 
 LIKELY_MAX = 8  # nodes that are asked for what none of a receipt's has
 RENEWALS = 4  # of a lease, in the time it lasts
+TELL_S = 1.0  # how often the daemon is told what readers counted
 
 
 class Shuffle:
@@ -63,6 +66,10 @@ class Shuffle:
         self.store_id, self.node = str(answer["store_id"]), str(answer["node"])
         self._nodes = list(dict.fromkeys([*answer["nodes"], *self._network.names()]))
         self.manifests: Known[Receipt] = Known()
+        self.tally, self._told = (
+            Tally(),
+            time.monotonic(),
+        )  # of reads that the daemon was not told of yet, and since when
         self._stop = threading.Event()
         if renew:
             arguments = (weakref.ref(store), app, answer["lease_s"] / RENEWALS, self._stop)
@@ -172,16 +179,33 @@ class Shuffle:
 
     def drop(self) -> None:
         """Delete this shuffle; readers get Expired. Views stay valid."""
+        self.tell_counts(0.0)
         self.call("shuffle_drop", app=self.app, shuffle=self.number)
         self.close()
 
     def end_app(self) -> None:
         """Delete all shuffles of the application."""
+        self.tell_counts(0.0)
         self.call("shuffle_end", app=self.app)
         self.close()
 
+    def tell_counts(self, every_s: float = TELL_S) -> None:
+        """Tell the daemon what readers counted, if that was not done lately."""
+        if time.monotonic() - self._told < every_s:
+            return
+        self._told = time.monotonic()
+        counts = self.tally.take()
+        # A count is not worth an error, nor waiting for a daemon that is away.
+        with contextlib.suppress(TierstoreError, OSError):
+            if counts and not self.store._closed and self.store._control.answers():
+                self.store._control.call("shuffle_count", counts=counts)
+
     def close(self) -> None:
         """Stop renewing the lease. The data stay until the lease ends, or they are dropped."""
+        self.tell_counts(0.0)
+        self._end()
+
+    def _end(self) -> None:
         self._stop.set()
         self.manifests.clear()
         with contextlib.suppress(ValueError):
@@ -195,7 +219,7 @@ class Shuffle:
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):
-            self.close()
+            self._end()  # tells nothing: whoever collects this may be in the middle of a call
 
 
 def _call(function: Callable[[], None] | None) -> None:

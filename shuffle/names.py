@@ -16,7 +16,7 @@ PREFIX = "shuffle/"
 # What the daemon serves, see registry.py.
 CALLS = tuple(
     f"shuffle_{name}"
-    for name in ("open", "touch", "reserve", "commit", "abort", "drop", "end", "why", "list", "drain", "move")
+    for name in ("open", "touch", "reserve", "commit", "abort", "drop", "end", "why", "list", "drain", "move", "count")
 )
 NUMBER_MAX = (1 << 31) - 1
 # A manifest crosses the socket as text of at most 64 MiB.

@@ -111,12 +111,14 @@ class ShuffleReader:
         return list(remote.lost)
 
     def _failed(self, node: str, receipts: Sequence[Receipt], error: Exception) -> None:
+        self._shuffle.tally.add(sources_failed=len(receipts))
         for receipt in receipts:
             self._tried[receipt][node] = error
 
     def _lost(self, receipts: Sequence[Receipt]) -> Exception:
         """The error for attempts that cannot be read from anywhere."""
         maps = sorted({receipt.map_index for receipt in receipts})
+        self._shuffle.tally.add(maps_lost=len(maps))
         first = receipts[0]
         error = self._reason(first)
         if isinstance(error, Expired):
@@ -201,6 +203,7 @@ class ShuffleReader:
             deadline = time.monotonic() + STOP_S
             for fetch in fetches.values():
                 fetch.join(deadline - time.monotonic())
+            self._shuffle.tell_counts()
 
     def _remotes(self) -> list[Remote]:
         return list(dict.fromkeys(source for source in self._sources.values() if isinstance(source, Remote)))
@@ -230,7 +233,9 @@ class ShuffleReader:
                     if source not in fetches:
                         fetches[source] = self._fetch(source, first, last, {receipt: (done, rows)})
                     pieces = fetches[source].pieces(receipt)
+                where = "bytes_read_here" if isinstance(source, Output) else "bytes_read_elsewhere"
                 for piece in pieces:
+                    self._shuffle.tally.add(**{where: piece.rows.nbytes})
                     yield piece
                     done, rows = piece.sequence + 1, rows + piece.rows.num_rows
                 return

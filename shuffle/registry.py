@@ -24,7 +24,7 @@ from tierstore.cache.inside import store_inside
 from tierstore.cache.lean import Lean
 from tierstore.cache.placing import end_group
 from tierstore.cache.requests import Requests
-from tierstore.ringbuf.errors import Conflict, Expired, Full, NotFound
+from tierstore.ringbuf.errors import Conflict, Full, NotFound
 
 from . import manifest as manifests
 from .apps import App, Attempts, State, committed, listing, terms_of
@@ -46,6 +46,7 @@ from .names import (
 from .network import Alone, Network
 from .recovering import LEASE_S, incarnation_of, recover_apps
 from .replication import Replicator
+from .tally import Tally
 from .telling import Teller
 
 log = logging.getLogger("tierstore")
@@ -75,7 +76,7 @@ class Registry:
         except BaseException:
             self.store.close()  # or the registries that later calls make take all slots
             raise
-        self.lean = Lean(self.store)
+        self.lean, self.tally = Lean(self.store), Tally()
         self.teller = Teller(self.network)
         self.replicator = Replicator(self, self.network)
         self._committer = Committer(self, requests)
@@ -85,11 +86,13 @@ class Registry:
         self._thread = threading.Thread(target=self._run, name="tierstore-shuffle", daemon=True)
         self._thread.start()
         requests.table.update(self.calls())
+        requests.counters["shuffle"] = self.tally.counts
         requests.at_close.append(self.close)
 
     def calls(self) -> dict[str, Callable[..., Any]]:
         """The requests it serves, by name."""
-        return {name: getattr(self, name.removeprefix("shuffle_")) for name in CALLS}
+        others = {"shuffle_count": self.tally.add_read}
+        return {name: others.get(name) or getattr(self, name.removeprefix("shuffle_")) for name in CALLS}
 
     def close(self) -> None:
         """Stop counting leases, and give the handle up."""
@@ -122,6 +125,7 @@ class Registry:
             due = {name: self.book.apps[name].lease_s for name in self.book.due()}
         for name, lease_s in due.items():
             log.info("application %s: its lease ended, its shuffles are dropped", name)
+            self.tally.add(leases_ended=1)
             self._end(name, f"its lease of {lease_s:g} s ended", due_only=True)
 
     def _renew_elsewhere(self) -> None:
@@ -231,6 +235,7 @@ class Registry:
             if owner.quota_bytes and size > owner.quota_bytes:
                 raise Full(f"a run of {size} bytes exceeds the quota of application {app!r}, {owner.quota_bytes} bytes")
             if owner.quota_bytes and owner.used() + size > owner.quota_bytes:
+                self.tally.add(quota_waits=1)
                 return False
             state.bytes += size
             state.runs[nonce] = max(state.runs.get(nonce, 0), sequence + 1)
@@ -272,6 +277,7 @@ class Registry:
             if not state.runs:
                 del attempts.states[map_index, attempt]
         self._delete_runs(name, runs)
+        self.tally.add(attempts_aborted=1)
 
     # --- ends -----------------------------------------------------------------------------------------------------------------
 
@@ -299,6 +305,7 @@ class Registry:
         self._delete(shuffle_key(app, shuffle))
         end_group(self.store, f"{app}/{shuffle}")
         self._sweeps = [time.monotonic() + wait_s for wait_s in SWEEPS_S]
+        self.tally.add(attempts_dropped=len(attempts.states))
         return len(attempts.states)
 
     def _delete_runs(self, name: Attempt, runs: dict[str, int]) -> None:
@@ -382,16 +389,7 @@ class Registry:
         """Why the output of an attempt is not there. Raises Expired where it went with its owner's lease."""
         check_attempt(app, shuffle, map_index, attempt)
         with self.book.turn:
-            try:
-                _, attempts = self.book.shuffle(app, shuffle)
-            except NotFound as error:
-                if isinstance(error, Expired):
-                    raise
-                return str(error)
-            state = attempts.states.get((map_index, attempt))
-            if state is None:
-                return "no such attempt was written here, or it was lost with an earlier life of the store"
-            return "it is there" if state.committed else "it was never committed"
+            return self.book.why(app, shuffle, (map_index, attempt))
 
     def list(self) -> list[dict[str, Any]]:
         """Applications, their shuffles and what these hold."""

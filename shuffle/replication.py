@@ -1,6 +1,7 @@
 """Copies of committed attempts on other nodes: sent before the commit is acknowledged, received straight into segments.
 
-    push   "shuffle_store": the manifest first, whose head describes the runs; then each run's payload as it lies here
+    push   "shuffle_store": the manifest first, whose head describes the runs and names their pool; then each run's
+           payload as it lies here
     there  each payload is received into the segment in which it stays; then the manifest is checked and published
 
 A copy counts where it is in another store than all others: nodes are told which stores hold it already, as one store may
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 KINDS = (layout.KIND_BATCH, layout.KIND_STREAM, layout.KIND_BYTES)
 TROUBLES = (TierstoreError, PermissionError)
+DEFAULT_POOL = "default"  # of copies, where their own is not configured
 SAME_WAIT_S = 120.0  # for another push of the same attempt
 
 
@@ -58,6 +60,7 @@ class Replicator:
                 if answer["store_id"] in holders:
                     refused.append(f"{node}: holds it under another name")
                     continue
+                self._registry.tally.add(copies_given=1)
                 took.append(node)
                 holders.append(answer["store_id"])
             except TROUBLES as error:
@@ -82,6 +85,7 @@ class Replicator:
             try:
                 answer = self.push(node, name, raw, terms, durable, [self._registry.store_id])
                 if answer["store_id"] != self._registry.store_id:
+                    self._registry.tally.add(copies_given=1)
                     return node
                 refused.append(f"{node}: is this node under another name")
             except TROUBLES as error:
@@ -108,7 +112,8 @@ class Replicator:
             if root.block_count > 1:
                 raise TierstoreError(f"{key!r} has a row or value larger than a segment, which cannot be copied")
             described.append([root.kind, root.rows, root.schema_bytes, root.payload_bytes])
-        yield {"runs": described}, [raw]
+        pool = self._registry.store.info(keys[0])["pool"] if keys else DEFAULT_POOL
+        yield {"runs": described, "pool": pool}, [raw]
         for key in keys:
             root = self._registry.lean.root(key)
             if root is None:
@@ -166,11 +171,15 @@ class Receiver:
             if len(runs) != len(parsed.runs):
                 raise ValueError(f"{len(runs)} runs announced, {len(parsed.runs)} in the manifest")
             try:
+                pools = registry.store._pools
+                pool = head["pool"] if head.get("pool") in pools else DEFAULT_POOL
                 for sequence, run in enumerate(runs):
-                    self._receive_run(call, name, parsed.nonce, sequence, run)
+                    self._receive_run(call, name, parsed.nonce, sequence, run, pool)
                 if call.receive(_refuse) is not None:
                     raise ValueError("more runs than were announced")
-                return registry.commit(*name, base64.b64encode(raw).decode(), durable, copies=False)
+                answer = registry.commit(*name, base64.b64encode(raw).decode(), durable, copies=False)
+                registry.tally.add(copies_taken=1)
+                return answer
             except BaseException:
                 with contextlib.suppress(TierstoreError):
                     registry.abort(*name, parsed.nonce)
@@ -185,11 +194,11 @@ class Receiver:
             return None
         return self._registry.commit(*name, base64.b64encode(raw).decode(), durable, copies=False)
 
-    def _receive_run(self, call: Any, name: Attempt, nonce: str, sequence: int, run: Any) -> None:
+    def _receive_run(self, call: Any, name: Attempt, nonce: str, sequence: int, run: Any, pool: str) -> None:
         if not isinstance(run, list) or len(run) != 4 or not all(type(v) is int and v >= 0 for v in run):
             raise ValueError("each run is [kind, rows, bytes of the schema, bytes of the payload]")
         kind, rows, schema_bytes, size = run
-        pool, group = "default", f"{name.app}/{name.shuffle}"
+        group = f"{name.app}/{name.shuffle}"
         _, empty = room_for(self._registry.store, 512, pool, group)
         if kind not in KINDS or size % 64 or schema_bytes > size:
             raise ValueError(f"a run of kind {kind} with {size} bytes, {schema_bytes} of them schema, cannot be")

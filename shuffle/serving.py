@@ -170,6 +170,13 @@ class Serving:
         most = check_number("most_bytes", call.argument("most_bytes", int, MOST_BYTES))
         named = self._named(call)
         sending = Sending(call, 0 if call.argument("checked", bool, False) else None)
+        try:
+            return self._send(sending, named, first, last, most)
+        finally:
+            self._registry.tally.add(served_bytes=sending.bytes)
+
+    def _send(self, sending: Sending, named: list[_Named], first: int, last: int, most: int) -> dict[str, Any]:
+        """What was asked for, from the first position on; the result of the call."""
         for position, entry in enumerate(named):
             if position == ENDS_MAX:
                 return sending.result([position, entry.begin])
