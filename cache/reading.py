@@ -126,7 +126,7 @@ class Reader:
     def __init__(self, session: Session):
         self.session = session
         self._native, self._x = session.native, session.x
-        self._arenas, self._buffers = session.grant.arenas, Buffers()
+        self._arenas, self.buffers = session.grant.arenas, Buffers()
 
     def find(self, key: str, index: int, version: int) -> Found | None:
         """Block ``index`` of a key, of that version (0: any); None if it is not there."""
@@ -177,7 +177,7 @@ class Reader:
         arena, fd = self._arenas[number], self.session.grant.arena_fds[number]
         segment_bytes = self.session.grant.segment_bytes
         base = layout.ARENA_HEADER_BYTES + (segment - arena.first) * segment_bytes
-        lent, start = self._buffers.take(_FIRST_READ_BYTES), offset % _PAGE
+        lent, start = self.buffers.take(_FIRST_READ_BYTES), offset % _PAGE
         first, end = base + offset - start, base + segment_bytes
         got = read_pages(fd, first, memoryview(lent.memory)[: min(_FIRST_READ_BYTES, end - first)])
         if got < start + layout.RECORD_HEADER_BYTES or not kernels().header_is_sound(lent.address + start):
@@ -196,7 +196,7 @@ class Reader:
         if 0 < head.expiry <= time.time() * 1000:  # its time to live has passed
             return None
         if start + head.length > got:
-            whole = self._buffers.take(start + head.length)
+            whole = self.buffers.take(start + head.length)
             ctypes.memmove(whole.address, lent.address, got)
             rest = memoryview(whole.memory)[got : -(-(start + head.length) // _PAGE) * _PAGE]
             if got % _PAGE or read_pages(fd, first + got, rest) < start + head.length - got:

@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from tierstore.cache.buffers import Buffers
 from tierstore.cache.lean import Lean
 from tierstore.cache.store import Store
 from tierstore.ringbuf.errors import NotFound, TierstoreError
@@ -56,7 +55,7 @@ class Shuffle:
         network: Network | None = None,
     ):
         self.store, self.app, self.number, self.partitions, self.pool = store, app, number, partitions, pool
-        self.secret, self._network, self.buffers = secret, network or Alone(), Buffers()
+        self.secret, self._network, self.buffers = secret, network or Alone(), store._reader.buffers
         self._lean = Lean(store)
         check_name("app", app)
         check_number("shuffle", number)

@@ -35,17 +35,21 @@ from .receipt import Receipt
 from .slices import byte_batch
 from .sound import check_layout, check_sound, pointing
 
-ASK_BYTES = 16 << 20  # of one request
-AHEAD_BYTES = 32 << 20  # received and not read, per node, and a run
+ASK_BYTES = 16 << 20  # of one request; twice as much of one that a reader waits for, as each costs the node a pause
+AHEAD_BYTES = 48 << 20  # received and not read, per node, and a frame
 OUTPUTS_ASKED = 512  # in one request
 STOP_S = 2.0
 
 
 class _Entry(NamedTuple):
-    """In order of positions: a piece; or the end of an attempt's pieces; or why there are no more. held: bytes to give back."""
+    """In order of positions: a piece; or the end of an attempt's pieces; or why there are no more.
+
+    checks: of the piece's partitions.  held: bytes to give back.
+    """
 
     position: int
     piece: Piece | None = None
+    checks: np.ndarray | None = None
     error: Exception | None = None
     held: int = 0
 
@@ -79,7 +83,7 @@ class Fetch:
         self._memory: tuple[Lent, int] | None = None
         self._turn = threading.Condition()  # of the two below
         self._entries: deque[_Entry] = deque()
-        self._held = 0
+        self._held, self._ask = 0, ASK_BYTES
         self._failure: Exception | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tierstore-fetch", daemon=True)
@@ -119,7 +123,8 @@ class Fetch:
 
     def _wait_for_room(self) -> None:
         with self._turn:
-            self._turn.wait_for(lambda: self._stopped.is_set() or self._held <= AHEAD_BYTES - ASK_BYTES)
+            self._ask = ASK_BYTES if self._held > ASK_BYTES else 2 * ASK_BYTES
+            self._turn.wait_for(lambda: self._stopped.is_set() or self._held <= AHEAD_BYTES - self._ask)
         if self._stopped.is_set():
             raise _Stopped
 
@@ -130,7 +135,7 @@ class Fetch:
         some = [(self._receipts[place], sequence), *self._outputs[place + 1 : place + OUTPUTS_ASKED]]
         # Checks of partitions cover plain values whole, and nothing in these can lead outside of them.
         checked = self._verify and all(self._remote.is_flat(receipt) for receipt, _ in some)
-        wanted = {"first": self._first, "last": self._last, "most_bytes": ASK_BYTES, "checked": checked}
+        wanted = {"first": self._first, "last": self._last, "most_bytes": self._ask, "checked": checked}
         arguments = {**self._remote.request(some), **wanted}
         answer = self._remote.peer.fetch("shuffle_fetch", arguments, self._sink, self._arrived)
         try:
@@ -192,7 +197,7 @@ class Fetch:
             elif entry[1] != self._rows[place]:
                 found = CorruptionError(self._remote.node, 0, f"{entry[1]} rows", f"{self._rows[place]}")
                 self.lost.setdefault(receipt, found)
-            made.append(_Entry(place, None, self.lost.get(receipt)))
+            made.append(_Entry(place, error=self.lost.get(receipt)))
             self._next = max(self._next, (place + 1, self._begin(place + 1)))
         return made
 
@@ -218,23 +223,21 @@ class Fetch:
             if (place, sequence) < self._next or place != self._ended:
                 raise self._remote.confused(f"run {sequence} of attempt {position} where {self._next} was the next")
             self._next = (place, sequence + 1)
-            wrong = self._damage(piece, starts, checks, count_rows)
+            wrong = self._misfit(piece, starts, count_rows)
             if self._rows[place] != before:
                 wrong = CorruptionError(self._remote.node, 0, f"{before} rows before", f"{self._rows[place]}")
             self._rows[place] = before + piece.num_rows
             if wrong is not None:
                 self.lost.setdefault(self._receipts[place], wrong)
             if self._receipts[place] not in self.lost:
-                made.append(_Entry(place, Piece(sequence, piece, starts)))
+                made.append(_Entry(place, Piece(sequence, piece, starts), checks if self._verify else None))
         return made + self._ends(told)
 
-    def _damage(self, piece: pa.RecordBatch, starts: np.ndarray, checks: np.ndarray, rows: int) -> Exception | None:
-        """What is wrong with a slice."""
-        node = self._remote.node
+    def _misfit(self, piece: pa.RecordBatch, starts: np.ndarray, rows: int) -> Exception | None:
+        """What is wrong with the extent of a slice."""
         if piece.num_rows != rows or starts[0] != 0 or int(starts[-1]) != rows or (starts[1:] < starts[:-1]).any():
-            return CorruptionError(node, 0, f"{rows} rows, partition by partition", f"{piece.num_rows}, or others")
-        if self._verify and (partition_checks(piece, starts) != checks).any():
-            return CorruptionError(node, 0, "the rows that were written", "others")
+            told = f"{rows} rows, partition by partition"
+            return CorruptionError(self._remote.node, 0, told, f"{piece.num_rows}, or others")
         return None
 
     def _decode(self, body: pa.Buffer, place: int, plain: bool) -> pa.RecordBatch:
@@ -286,7 +289,16 @@ class Fetch:
             elif entry.piece is None:
                 return
             else:
+                self._compare(receipt, entry)
                 yield entry.piece
+
+    def _compare(self, receipt: Receipt, entry: _Entry) -> None:
+        """Compare a piece with its checks: here, not in the receiving thread, so that the node need not wait for it."""
+        if entry.checks is None or entry.piece is None:
+            return
+        if (partition_checks(entry.piece.rows, entry.piece.starts) != entry.checks).any():
+            wrong = CorruptionError(self._remote.node, 0, "the rows that were written", "others")
+            raise self.lost.setdefault(receipt, wrong)
 
     def stop(self) -> None:
         """No more is wanted. The thread ends soon; its connection is given up if it is in the middle of something."""

@@ -129,6 +129,13 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
         time.sleep(0.02)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def old_objects() -> None:
+    """What earlier modules left alive stays: not looking through it again makes each gc.collect() hundredfold faster."""
+    gc.collect()
+    gc.freeze()
+
+
 def snapshot() -> Snapshot:
     return Snapshot(open_descriptors(), shm_names(), our_processes())
 
