@@ -63,6 +63,7 @@ class Shuffle:
         terms = {"partitions": partitions, "lease_s": lease_s, "quota_bytes": quota_bytes, "secret": secret}
         answer = self.call("shuffle_open", app=app, shuffle=number, **terms)
         self.store_id, self.node = str(answer["store_id"]), str(answer["node"])
+        self.quota_bytes = int(answer["quota_bytes"])
         self._nodes = list(dict.fromkeys([*answer["nodes"], *self._network.names()]))
         self.manifests: Known[Receipt] = Known()
         self.tally, self._told = (

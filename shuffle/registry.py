@@ -182,6 +182,7 @@ class Registry:
                     self.book.gone.forget(app, shuffle)
         return {
             "lease_s": owner.lease_s,
+            "quota_bytes": owner.quota_bytes,
             "store_id": self.store_id,
             "incarnation": self.incarnation,
             "node": self.network.node,

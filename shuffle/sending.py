@@ -13,7 +13,6 @@ from tierstore.cache.block import encoder_of
 from .manifest import BYTES
 from .output import Output, Piece
 from .remote import checks_at, frame_meta_bytes
-from .replication import memory_at
 
 # Slices are sent together until they are so many bytes, or so many slices.
 FRAME_BYTES = 8 << 20
@@ -112,7 +111,7 @@ def _send(call: Call, slices: list[Slice], ends: list[list[Any]], check: int | N
     pairs = list(payload.pieces[: 2 * payload.piece_count])
     parts = []
     for address, size in zip(pairs[::2], pairs[1::2], strict=True):
-        parts.append(memory_at(address, size))
+        parts.append(pa.foreign_buffer(address, size))
         if size % 64:
             parts.append(bytes(64 - size % 64))
     call.send(head, [meta, *parts], check)

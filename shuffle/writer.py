@@ -41,6 +41,7 @@ WAIT_S = 20.0
 BYTES_MAX = (1 << 32) - (1 << 20)  # of one run; where partitions begin is told in 32 bits
 FAILED, COMMITTED = "lost rows when a write failed", "committed"
 POLL_S = 0.01
+RESERVED_MAX = 16  # runs at once
 
 
 class MapWriter:
@@ -62,6 +63,7 @@ class MapWriter:
         self._records = 0
         self._bytes = 0
         self._runs: list[Run] = []
+        self._reserved = 0
         self._done = ""
         self._receipt: Receipt | None = None
         self.partition_rows: np.ndarray | None = None
@@ -276,7 +278,11 @@ class MapWriter:
                 f"{sequence + 1} runs of {self._shuffle.partitions} partitions are more than a manifest holds; write "
                 "less in one attempt, or use fewer partitions"
             )
-        arguments = {**self.name._asdict(), "sequence": sequence, "size": size, "nonce": self._nonce}
+        if sequence < self._reserved:
+            return self.name.run(sequence, self._nonce)
+        # Without a quota to wait for, the names of as many runs as there are so far: a long attempt asks seldom.
+        runs = 1 if self._shuffle.quota_bytes else min(max(1, sequence), RESERVED_MAX)
+        arguments = {**self.name._asdict(), "sequence": sequence + runs - 1, "size": runs * size, "nonce": self._nonce}
         while not self._shuffle.call("shuffle_reserve", **arguments):
             if time.monotonic() > deadline:
                 raise Full(
@@ -284,6 +290,7 @@ class MapWriter:
                     "drop shuffles it has read, or give it a larger quota"
                 )
             time.sleep(POLL_S)
+        self._reserved = sequence + runs
         return self.name.run(sequence, self._nonce)
 
     # --- end ------------------------------------------------------------------------------------------------------------------
