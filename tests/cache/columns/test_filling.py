@@ -83,7 +83,7 @@ def test_what_is_read_once_is_not_kept(store: Store, path: Path) -> None:
 
 
 def test_a_store_full_of_what_must_be_kept(store: Store, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tierstore.ringbuf.client.LEASE_WAIT_S", 0.1)
+    store._session.lease_wait_s = 0.1
     with pytest.raises(tierstore.Full):
         for number in range(100):
             store.put_bytes(f"kept {number}", bytes(1_000_000), keep=True)
