@@ -43,8 +43,10 @@ def until(condition: Callable[[], object], seconds: float = WAIT_S) -> None:
 
 
 @contextlib.contextmanager
-def processes(folder: Path, daemon: Daemon, workers: int = 2) -> Iterator[Client]:
+def processes(folder: Path, daemon: Daemon, workers: int = 2, **settings: Any) -> Iterator[Client]:
     """A client of workers that are processes of one thread; they note in folder what they do, see dask_jobs.py.
+
+    settings: of ``distributed.worker.memory``.
 
     Each has a port of its own, so one that is replaced comes back at the same address: Dask may think that it never left.
     """
@@ -54,9 +56,10 @@ def processes(folder: Path, daemon: Daemon, workers: int = 2) -> Iterator[Client
         for number, port in enumerate(ports(workers))
     }
     scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard_address": ":0"}}
+    memory = {f"distributed.worker.memory.{name}": value for name, value in settings.items()}
     os.environ["TIERSTORE_SOCKET"] = daemon.socket
     try:
-        with dask.config.set(SETTINGS), SpecCluster(nannies, scheduler) as cluster, Client(cluster) as client:
+        with dask.config.set(SETTINGS | memory), SpecCluster(nannies, scheduler) as cluster, Client(cluster) as client:
             tierstore.dask.register(client)
             client.register_plugin(Witness(str(folder)))
             yield client

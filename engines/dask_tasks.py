@@ -51,6 +51,9 @@ class Home:
         self._given = False
         self.alone = True  # whether this process may be all of the cluster, so that an embedded store will do
         self._pid = os.getpid()
+        # Whether somebody still reads what lies in the memory of a store whose daemon has gone: it stays open for that.
+        self.needed: Callable[[Store], bool] = lambda store: False
+        self._left: list[Store] = []
         self._handles: dict[str, Shuffle] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()  # the last ones: a task may still be running for them
 
@@ -120,18 +123,27 @@ class Home:
     def reconnect(self) -> None:
         """Leave a store that is no more: its daemon was restarted and has another one."""
         with self._turn:
-            if not self._given and self._store is not None and not self._store._control.answers():
-                self.close()
+            if self._given or self._store is None or self._store._control.answers():
+                return
+            if self.needed(self._store):
+                self._left.append(self._store)
+                self._store = None
+            self._close()
 
     def close(self) -> None:
-        """Close the handles, and the store if it was opened here."""
+        """Close the handles, and the stores that were opened here."""
         with self._turn:
-            for handle in self._handles.values():
-                handle.close()
-            self._handles.clear()
-            if self._store is not None and not self._given:
-                self._store.close()
-            self._store, self._given = None, False
+            self._close()
+            while self._left:
+                self._left.pop().close()
+
+    def _close(self) -> None:
+        for handle in self._handles.values():
+            handle.close()
+        self._handles.clear()
+        if self._store is not None and not self._given:
+            self._store.close()
+        self._store, self._given = None, False
 
 
 def _connect(alone: bool) -> Store:

@@ -100,8 +100,7 @@ def test_all_workers_restarted(client: Client, folder: Path) -> None:
     check(client.compute(shuffled(folder)).result(timeout=WAIT_S))
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize("stage", ["write", "gather", "read"])
+@pytest.mark.parametrize("stage", ["read", *(pytest.param(stage, marks=soak) for stage in ("write", "gather"))])
 def test_daemon_killed(client: Client, daemon: Daemon, folder: Path, stage: str) -> None:
     """Its memory is lost; maps are written again, or the tasks that were held wait for the next daemon."""
     (folder / f"hold {stage}").touch()
