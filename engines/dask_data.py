@@ -67,6 +67,7 @@ class TierSlow(MutableMapping[Any, Any]):
         self._full_until = 0.0
         self._turn = threading.RLock()
         self.relieve: Callable[[], object] = lambda: None  # called after each value: many pages may be mapped now
+        self.lost: Callable[[], object] = lambda: None  # called where a value cannot be read any more
         self._shuffle: Shuffle | None = None
         self._lean: Lean | None = None
 
@@ -166,12 +167,20 @@ class TierSlow(MutableMapping[Any, Any]):
     def __getitem__(self, key: Any) -> Any:
         entry = self._entries[key]
         with context_meter.meter("disk-read", "seconds"):
-            _, lean = self._open()
-            buffers = [get_pieces(lean, pieces) for pieces in entry.parts]
+            try:
+                _, lean = self._open()
+                buffers = [get_pieces(lean, pieces) for pieces in entry.parts]
+            except TierstoreError:
+                self.lost()
+                raise
             frames = [memoryview(buffers[part].slice(start, size)) for part, start, size in entry.frames]
         context_meter.digest_metric("disk-read", 1, "count")
         context_meter.digest_metric("disk-read", entry.weight.disk, "bytes")
         return pickle.loads(frames[0], buffers=frames[1:])
+
+    def reads(self, store: Store) -> bool:
+        """Whether values lie in this store."""
+        return bool(self._entries) and self._shuffle is not None and self._shuffle.store is store
 
     def __contains__(self, key: object) -> bool:
         return key in self._entries

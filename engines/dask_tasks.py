@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from tierstore.ringbuf.errors import Expired, LostMaps, NotFound, PeerLost, TierstoreError
+from tierstore.ringbuf.errors import Closed, Expired, LostMaps, NotFound, PeerLost, TierstoreError
 from tierstore.service.client import _default_socket, connect
 from tierstore.service.store import Store
 from tierstore.shuffle.handle import Shuffle
@@ -51,6 +51,9 @@ class Home:
         self._given = False
         self.alone = True  # whether this process may be all of the cluster, so that an embedded store will do
         self._pid = os.getpid()
+        # Whether somebody still reads what lies in the memory of a store whose daemon has gone: it stays open for that.
+        self.needed: Callable[[Store], bool] = lambda store: False
+        self._left: list[Store] = []
         self._handles: dict[str, Shuffle] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()  # the last ones: a task may still be running for them
 
@@ -92,37 +95,55 @@ class Home:
             handle.close()
 
     def end(self, app: str) -> None:
-        """Delete a shuffle, for good. A process that has no store has nothing of it."""
+        """Delete a shuffle, for good. Does not wait for a daemon: it is called in a worker's event loop."""
         with self._turn:
             self._ended[app] = None
             while len(self._ended) > ENDED_MAX:
                 self._ended.popitem(last=False)
         self.forget(app)
-        store = self.opened
-        if store is None:
-            return
         try:
-            store._control.call("shuffle_end", app=app)
+            store = self._reachable()
+            if store is not None:
+                store._control.call("shuffle_end", app=app)
         except (NotFound, Expired):
             pass
         except TierstoreError as error:
             log.warning("shuffle %s was not deleted, and goes with its lease: %s", app, error)
 
+    def _reachable(self) -> Store | None:
+        """The store, if it can be had at once. A worker that has just begun has none yet, but others before it had."""
+        with self._turn:
+            if self._pid != os.getpid():
+                return None
+            self.reconnect()
+            if self._store is None and not self.alone and os.path.exists(socket_path()):
+                self._store = connect(socket_path())
+            return self._store
+
     def reconnect(self) -> None:
         """Leave a store that is no more: its daemon was restarted and has another one."""
         with self._turn:
-            if not self._given and self._store is not None and not self._store._control.answers():
-                self.close()
+            if self._given or self._store is None or self._store._control.answers():
+                return
+            if self.needed(self._store):
+                self._left.append(self._store)
+                self._store = None
+            self._close()
 
     def close(self) -> None:
-        """Close the handles, and the store if it was opened here."""
+        """Close the handles, and the stores that were opened here."""
         with self._turn:
-            for handle in self._handles.values():
-                handle.close()
-            self._handles.clear()
-            if self._store is not None and not self._given:
-                self._store.close()
-            self._store, self._given = None, False
+            self._close()
+            while self._left:
+                self._left.pop().close()
+
+    def _close(self) -> None:
+        for handle in self._handles.values():
+            handle.close()
+        self._handles.clear()
+        if self._store is not None and not self._given:
+            self._store.close()
+        self._store, self._given = None, False
 
 
 def _connect(alone: bool) -> Store:
@@ -185,7 +206,7 @@ def _again(app: str, action: Callable[[], T]) -> T:
         return action()
     except (Expired, NotFound):
         home.forget(app)
-    except PeerLost:
+    except (PeerLost, Closed):  # Closed: another thread was told first that its daemon has another store now
         home.reconnect()
     return action()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import functools
+import logging
 import os
 import subprocess
 import sys
@@ -14,6 +16,8 @@ from tierstore.ringbuf.errors import PeerLost, TierstoreError
 from tierstore.service.client import connect
 
 from . import dask_tasks as tasks
+
+log = logging.getLogger("tierstore")
 
 IDLE_S = 30.0
 START_S = 120.0  # kernels may have to be compiled first
@@ -32,7 +36,18 @@ def keep_data(worker: Any) -> None:
     manager = worker.memory_manager
     slow = TierSlow(tasks.home.store, manager.max_spill)
     manager.data = worker.state.data = TierBuffer(slow, int(own.fast.n))
+    slow.lost = functools.partial(_end_worker, worker)
+    tasks.home.needed = slow.reads
     slow.relieve = worker.monitor.get_process_memory = OwnMemory(manager.memory_limit or 0)
+
+
+def _end_worker(worker: Any) -> None:
+    """A worker says that it has values which it cannot read: its tasks fail, and those of others would ask it for ever.
+
+    So it ends, and what it had is computed again. Its nanny replaces it.
+    """
+    log.error("values of worker %s are lost with its store: it ends", worker.address)
+    worker.loop.add_callback(worker.close, nanny=False, reason="tierstore-data-lost")
 
 
 def drop_data(worker: Any) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,9 +19,10 @@ dask = pytest.importorskip("dask")
 pytest.importorskip("distributed")
 
 import dask.dataframe as dd  # noqa: E402
-from distributed import Client, LocalCluster  # noqa: E402
+from distributed import Client  # noqa: E402
 
 import tierstore.dask  # noqa: E402
+from tierstore.emulation.dask_cluster import threads, until  # noqa: E402
 from tierstore.engines import dask_expr, dask_plugin, dask_tasks  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("default")  # of other people's libraries
@@ -51,18 +51,8 @@ WHOLE = pd.concat([rows_of(number) for number in range(PARTS)])
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, Client]]:
     """A store, and a cluster of workers that are threads of this process; some tests lose a few of them."""
-    store = tierstore.open(dram="64MiB", segment="1MiB")
-    store.shuffle("first", 0, 1).end_app()  # the part of the store that serves shuffles opens files of its own
-    tierstore.dask.use(store)
-    tierstore.dask.register()
-    options: dict[str, Any] = {"n_workers": 7, "threads_per_worker": 1, "processes": False, "dashboard_address": ":0"}
-    options["local_directory"] = str(tmp_path_factory.mktemp("workers"))
-    with LocalCluster(**options) as cluster, Client(cluster) as client:
-        tierstore.dask.register(client)
-        yield store, client
-    tierstore.dask.unregister()
-    tierstore.dask.use(None)
-    store.close()
+    with threads(tmp_path_factory.mktemp("dask"), 7) as found:
+        yield found
 
 
 @pytest.fixture
@@ -83,13 +73,6 @@ def _tasks(dask_scheduler: Any) -> int:
 def _left(dask_scheduler: Any) -> tuple[int, int]:
     plugin = dask_scheduler.plugins[dask_plugin.NAME]
     return len(plugin._aside), len(plugin._apps)
-
-
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 class Inputs:

@@ -4,67 +4,25 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
-import time
-from collections import Counter
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
 
 from tierstore.emulation.procs import Daemon
 
 psutil = pytest.importorskip("psutil")
-dask = pytest.importorskip("dask")
+pytest.importorskip("dask")
 pytest.importorskip("distributed")
 
-import dask.dataframe as dd  # noqa: E402
-from distributed import Client, LocalCluster  # noqa: E402
+from distributed import Client  # noqa: E402
 
-import tierstore.dask  # noqa: E402
+from tierstore.emulation import dask_cluster  # noqa: E402
+from tierstore.emulation.dask_cluster import WAIT_S, addresses, nothing_left, until  # noqa: E402
+from tierstore.emulation.dask_jobs import again, begun, check, must_run_again, notes, shuffled  # noqa: E402
 
-# With the soak: now and then a killed worker is not replaced by its nanny, and the test waits for ever.
-pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.slow, pytest.mark.soak]
-
-PARTS, ROWS = 6, 400
-
-
-def rows_of(number: int) -> pd.DataFrame:
-    n = np.arange(number * ROWS, (number + 1) * ROWS)
-    return pd.DataFrame({"k": n * 7919 % 101, "x": n * 3})
-
-
-def input_of(number: int, folder: str) -> pd.DataFrame:
-    """An input partition; notes that it was made, and kills its worker if that is asked for, once."""
-    note(folder, f"input {number}")
-    die(folder, f"input {number}")
-    return rows_of(number)
-
-
-def slow(part: pd.DataFrame, folder: str) -> pd.DataFrame:
-    """What is done with an output partition."""
-    note(folder, "output")
-    die(folder, "output")
-    time.sleep(0.05)
-    return part
-
-
-def note(folder: str, what: str) -> None:
-    with open(Path(folder) / "notes", "a") as file:
-        file.write(f"{what}\n")
-
-
-def die(folder: str, when: str) -> None:
-    if (Path(folder) / when).exists():
-        (Path(folder) / when).unlink()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def notes(folder: Path) -> Counter[str]:
-    return Counter((folder / "notes").read_text().split("\n"))
+pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)
@@ -73,18 +31,12 @@ def no_leaks() -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def nothing_left() -> Iterator[None]:
+def nothing_behind() -> Iterator[None]:
     before = {child.pid for child in psutil.Process().children(recursive=True)}, set(os.listdir("/dev/shm"))
     yield
-    deadline = time.monotonic() + 10
-    while True:
-        gc.collect()
-        left = {child.pid for child in psutil.Process().children(recursive=True)} - before[0] - helpers()
-        files = {name for name in set(os.listdir("/dev/shm")) - before[1] if f"-{os.getpid()}-" in name}
-        if not left and not files:
-            return
-        assert time.monotonic() < deadline, (left, files)
-        time.sleep(0.1)
+    gc.collect()
+    until(lambda: not {child.pid for child in psutil.Process().children(recursive=True)} - before[0] - helpers(), 10)
+    until(lambda: not [name for name in {*os.listdir("/dev/shm")} - before[1] if f"-{os.getpid()}-" in name], 10)
 
 
 def helpers() -> set[int]:
@@ -93,8 +45,14 @@ def helpers() -> set[int]:
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    made = Daemon(tmp_path_factory.mktemp("daemon"), "--dram", "32MiB", "--ephemeral")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the tests share with the workers."""
+    return tmp_path_factory.mktemp("dask")
+
+
+@pytest.fixture(scope="module")
+def daemon(folder: Path) -> Iterator[Daemon]:
+    made = Daemon(folder, "--dram", "32MiB", "--ephemeral")
     try:
         yield made.start()
     finally:
@@ -102,97 +60,53 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 
 @pytest.fixture(scope="module")
-def client(daemon: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """Two workers that are processes, with nannies."""
-    options: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
-    options["local_directory"] = str(tmp_path_factory.mktemp("workers"))
-    settings = {
-        "distributed.worker.preload": ["tierstore.dask"],
-        "dataframe.shuffle.method": "tierstore",
-        "distributed.scheduler.worker-saturation": 1.0,
-    }
-    os.environ["TIERSTORE_SOCKET"] = daemon.socket
-    try:
-        with dask.config.set(settings), LocalCluster(**options) as cluster, Client(cluster) as made:
-            tierstore.dask.register(made)
-            yield made
-    finally:
-        del os.environ["TIERSTORE_SOCKET"]
-        tierstore.dask.close()
-        tierstore.dask.unregister()
+def cluster(daemon: Daemon, folder: Path) -> Iterator[Client]:
+    """Two workers, each with an address of its own."""
+    with dask_cluster.processes(folder, daemon) as client:
+        yield client
 
 
-def shuffled(folder: Path) -> Any:
-    frame = dd.from_map(input_of, range(PARTS), folder=str(folder), meta=rows_of(0)[:0])
-    return frame.shuffle("k", npartitions=4).map_partitions(slow, str(folder), meta=rows_of(0)[:0])
+@pytest.fixture
+def client(cluster: Client, daemon: Daemon, folder: Path) -> Iterator[Client]:
+    """Its two workers live; notes begin anew. Afterwards nothing is left."""
+    until(lambda: len(addresses(cluster)) == 2)
+    (folder / "notes").unlink(missing_ok=True)
+    yield cluster
+    nothing_left(cluster, daemon)
 
 
-def check(found: pd.DataFrame) -> None:
-    """Row count and checksum, then every row."""
-    whole = pd.concat([rows_of(number) for number in range(PARTS)])
-    assert len(found) == len(whole) and found["x"].sum() == whole["x"].sum()
-    pd.testing.assert_frame_equal(found.sort_values("x").reset_index(drop=True), whole.reset_index(drop=True))
+soak = pytest.mark.soak
+STEPS = ["write", "gather", "read"]  # in a transfer, at the barrier, in an unpack
+MORE = ["input 0", "input 5", "write done", "gather done", "read done", "output"]
 
 
-def gone(daemon: Daemon) -> bool:
-    with daemon.connect() as store:
-        return not store._control.call("shuffle_list")
+@pytest.mark.parametrize("step", [*STEPS, *(pytest.param(step, marks=soak) for step in MORE)])
+def test_killed(client: Client, folder: Path, step: str) -> None:
+    (folder / f"kill {step}").touch()
+    before = addresses(client)
+    check(client.compute(shuffled(folder)).result(timeout=WAIT_S))
+    found = notes(folder)
+    assert again(found) == must_run_again(found), begun(found)
+    until(lambda: addresses(client) == before)
 
 
-def finish(daemon: Daemon) -> None:
-    deadline = time.monotonic() + 20
-    while not gone(daemon):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    with daemon.connect() as store:
-        report = store.verify(payloads=True)
-    assert report["ok"], report["problems"]
+def test_all_workers_restarted(client: Client, folder: Path) -> None:
+    (folder / "hold read").touch()
+    future = client.compute(shuffled(folder))
+    until(lambda: any(line.what == "held" for line in notes(folder)))
+    threading.Timer(1.0, (folder / "hold read").unlink).start()  # a worker waits a while for a task that does not end
+    client.restart(timeout=WAIT_S)
+    assert future.status == "cancelled"
+    check(client.compute(shuffled(folder)).result(timeout=WAIT_S))
 
 
-@pytest.mark.parametrize("number", [0, PARTS - 1])
-def test_killed_before_a_transfer(client: Client, daemon: Daemon, tmp_path: Path, number: int) -> None:
-    client.wait_for_workers(2)
-    (tmp_path / f"input {number}").touch()
-    check(shuffled(tmp_path).compute())
-    found = notes(tmp_path)
-    # What was running, and at most one input whose transfer had not begun on the killed worker.
-    assert found[f"input {number}"] == 2
-    assert sum(count for what, count in found.items() if what.startswith("input")) <= PARTS + 2
-    finish(daemon)
-
-
-def test_killed_at_the_barrier(client: Client, daemon: Daemon, tmp_path: Path) -> None:
-    client.wait_for_workers(2)
-    frame = shuffled(tmp_path).persist()
-    while (tmp_path / "notes").exists() is False or sum(c for w, c in notes(tmp_path).items() if "input" in w) < PARTS:
-        time.sleep(0.005)
-    (pid, *_) = client.run(os.getpid).values()
-    os.kill(pid, signal.SIGKILL)
-    check(frame.compute())
-    found = notes(tmp_path)
-    assert sum(count for what, count in found.items() if what.startswith("input")) <= PARTS + 1
-    del frame
-    finish(daemon)
-
-
-def test_killed_in_an_unpack(client: Client, daemon: Daemon, tmp_path: Path) -> None:
-    client.wait_for_workers(2)
-    (tmp_path / "output").touch()
-    check(shuffled(tmp_path).compute())
-    found = notes(tmp_path)
-    assert {what: count for what, count in found.items() if what.startswith("input")} == {
-        f"input {number}": 1 for number in range(PARTS)
-    }
-    finish(daemon)
-
-
-def test_daemon_killed(client: Client, daemon: Daemon, tmp_path: Path) -> None:
-    client.wait_for_workers(2)
-    frame = shuffled(tmp_path).persist()
-    while not (tmp_path / "notes").exists():
-        time.sleep(0.005)
+@pytest.mark.parametrize("stage", ["read", *(pytest.param(stage, marks=soak) for stage in ("write", "gather"))])
+def test_daemon_killed(client: Client, daemon: Daemon, folder: Path, stage: str) -> None:
+    """Its memory is lost; maps are written again, or the tasks that were held wait for the next daemon."""
+    (folder / f"hold {stage}").touch()
+    future = client.compute(shuffled(folder))
+    until(lambda: any(line.what == "held" for line in notes(folder)))
     daemon.kill()
+    (folder / f"hold {stage}").unlink()
     daemon.start()
-    check(frame.compute())
-    del frame
-    finish(daemon)
+    check(future.result(timeout=WAIT_S))
