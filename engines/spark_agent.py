@@ -67,6 +67,8 @@ class Agent:
             while (frame := receive(connection)) is not None:
                 head, parts = self._answer(calls, *frame)
                 send(connection, head, parts)
+                if self._gone():
+                    os._exit(GONE)
         except (OSError, ValueError) as error:
             if not isinstance(error, OSError):
                 print(f"tierstore agent: {error}", file=sys.stderr)
@@ -87,8 +89,8 @@ class Agent:
         except LostMaps as error:
             return {"error": "LostMaps", "message": str(error), "maps": error.maps}, []
         except (TierstoreError, ValueError) as error:
-            if isinstance(error, NotFound) and "app" in head:  # it may be opened again by whoever asks next
-                self._shared.forget(head["app"], head.get("shuffle"))
+            if isinstance(error, NotFound):
+                calls.expired()
             return {"error": type(error).__name__, "message": str(error)}, []
         except OSError as error:
             return {"error": "OSError", "message": str(error)}, []
@@ -125,8 +127,12 @@ class Agent:
                     self._shared.forget(app)
                 except TierstoreError as error:
                     print(f"tierstore agent: the lease of {app} was not renewed: {error}", file=sys.stderr)
-            if self._store._closed or getattr(self._store._control, "_closed", False):
+            if self._gone():
                 os._exit(GONE)
+
+    def _gone(self) -> bool:
+        """Whether another store is served now where ours was: the JVM starts an agent that maps that one."""
+        return self._store._closed or bool(getattr(self._store._control, "_closed", False))
 
 
 def _connected(path: str, wait_s: float) -> Store:

@@ -69,6 +69,7 @@ class Calls:
         self._waiting: tuple[Receipt, Piece] | None = None
         self._numbers: dict[Receipt, int] = {}
         self._last = 0
+        self._of: tuple[str, int] | None = None  # the shuffle that was opened last
 
     def handle(self, head: dict[str, Any], body: bytearray) -> Answer:
         """Carry out one request. Raises TierstoreError, ValueError."""
@@ -98,6 +99,11 @@ class Calls:
         if writer is not None:
             with contextlib.suppress(TierstoreError, OSError):
                 writer.abort()
+
+    def expired(self) -> None:
+        """Something of its shuffle is gone, perhaps all: whoever asks next opens it again."""
+        if self._of is not None:
+            self._shared.forget(*self._of)
 
     def _number(self) -> int:
         self._last += 1
@@ -159,6 +165,7 @@ class Calls:
     # --- shuffles -------------------------------------------------------------------------------------------------------------
 
     def shuffle(self, _: bytearray, app: str, shuffle: int, **terms: Any) -> Answer:
+        self._of = app, shuffle
         opened = self._shared.opened(app, shuffle, terms)
         return {"store": opened.store_id, "node": opened.node}, []
 

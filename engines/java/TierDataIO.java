@@ -16,7 +16,6 @@ public final class TierDataIO implements ShuffleDataIO {
 
   public TierDataIO(SparkConf conf) {
     this.conf = conf;
-    LOCAL.set(false);
   }
 
   @Override
@@ -26,6 +25,7 @@ public final class TierDataIO implements ShuffleDataIO {
 
   @Override
   public ShuffleDriverComponents driver() {
+    LOCAL.set(false);
     return new LocalDiskShuffleDriverComponents() {
       @Override
       public boolean supportsReliableStorage() {
