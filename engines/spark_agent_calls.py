@@ -68,6 +68,7 @@ class Calls:
         self._held: list[Piece] = []
         self._waiting: tuple[Receipt, Piece] | None = None
         self._numbers: dict[Receipt, int] = {}
+        self._lean = shared.lean  # by which what is read is mapped
         self._last = 0
         self._of: tuple[str, int] | None = None  # the shuffle that was opened last
 
@@ -138,7 +139,7 @@ class Calls:
 
     def pin(self, _: bytearray, key: str) -> Answer:
         buffer, _parts = self._shared.lean.bytes(key)
-        place = self._place(buffer.address, buffer.size) if buffer.size else None
+        place = arena_of(self._store, self._shared.lean, buffer.address, buffer.size) if buffer.size else None
         if place is None:
             return {"id": 0, "arena": -1, "offset": 0, "size": buffer.size}, [buffer]
         number = self._number()
@@ -158,9 +159,6 @@ class Calls:
 
     def keys(self, _: bytearray, prefix: str) -> Answer:
         return {"keys": self._store.keys(prefix)}, []
-
-    def _place(self, address: int, size: int) -> tuple[int, int] | None:
-        return arena_of(self._store, self._shared.lean, address, size)
 
     # --- shuffles -------------------------------------------------------------------------------------------------------------
 
@@ -220,7 +218,7 @@ class Calls:
         named = [_receipt(app, shuffle, fields) for fields in receipts]
         self._numbers = {receipt: number for number, receipt in enumerate(named)}
         reader = opened._reader(named, None, True, pa.schema([pa.field("", pa.uint8(), nullable=False)]), ordered=False)
-        self._pieces = reader.named_pieces(first, last)
+        self._pieces, self._lean = reader.named_pieces(first, last), opened._lean
         return {}, []
 
     def next(self, _: bytearray) -> Answer:
@@ -243,7 +241,7 @@ class Calls:
             size += piece.rows.num_rows
             column = piece.rows.column(0)
             buffer = column.buffers()[1].slice(column.offset, len(column))
-            place = self._place(buffer.address, buffer.size) or (-1, 0)
+            place = arena_of(self._store, self._lean, buffer.address, buffer.size) or (-1, 0)
             if place[0] < 0:
                 parts.append(buffer)
             self._held.append(piece)

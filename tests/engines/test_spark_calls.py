@@ -50,7 +50,8 @@ class Jvm:
                 memory[place["offset"] - start :] = data
 
     def see(self, arena: int, offset: int, size: int) -> bytes:
-        return os.pread(self.store._session.grant.arena_fds[arena], size, offset)
+        with open(f"/proc/self/fd/{self.store._session.grant.arena_fds[arena]}", "rb") as file:
+            return os.pread(file.fileno(), size, offset)
 
     def write(self, map_index: int, runs: list[list[bytes]], shuffle: int = 0) -> dict[str, Any]:
         self.open(shuffle)
@@ -202,6 +203,27 @@ def test_plain_objects(jvm: Jvm) -> None:
     cancelled = jvm.ask("begin", key="df/4", size=10)
     jvm.ask("cancel", id=cancelled["id"])
     assert jvm.ask("keys", prefix="df/")["keys"] == ["df/2"]
+
+
+@pytest.mark.parametrize("lz4", [False, True])
+def test_runs_that_moved_to_disk(tmp_path: Path, lz4: bool) -> None:
+    """Mapped from there; sent, where they are compressed."""
+    (tmp_path / "disk").mkdir()
+    options = ("--disk-lz4",) if lz4 else ()
+    node = Daemon(tmp_path, "--dram", "6MiB", "--disk", f"{tmp_path / 'disk'}:64MiB", "--ephemeral", *options)
+    try:
+        node.start()
+        with node.connect() as store:
+            jvm = Jvm(store)
+            parts = {number: [b"%d" % number * 300_000, b"", noise(number, 200_000)] for number in range(16)}
+            receipts = [jvm.write(number, [parts[number]]) for number in range(16)]
+            found, sent = jvm.read(receipts, 0, 3)
+            assert found == {number: b"".join(parts[number]) for number in range(16)}
+            assert (sent > 0) == lz4 and store.stats()["tiers"]["disk"]["live_bytes"] > 0
+            jvm.calls.close()
+            vars(jvm).clear()
+    finally:
+        node.end()
 
 
 def test_partitions_of_another_node_are_sent_and_a_copy_is_found(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections import Counter
@@ -384,6 +385,39 @@ print("again", pairs.values().sum(), flush=True)
 
 
 @pytest.mark.soak
+def test_encrypted_and_speculative_and_killed_in_the_middle(place: Place) -> None:
+    """Attempts that go on at once, agents and executors that die while maps write: the answer is right all the same."""
+    spark = place.spark(
+        "local-cluster[2,1,900]",
+        spark_io_encryption_enabled="true",
+        spark_speculation="true",
+        spark_speculation_interval="50ms",
+        spark_speculation_multiplier="1.2",
+        spark_speculation_quantile="0.3",
+    )
+
+    def slow(rows: Iterator[int]) -> Iterator[tuple[int, bytes]]:
+        late = TaskContext.get().partitionId() == 0 and TaskContext.get().attemptNumber() == 0
+        for number in rows:
+            time.sleep(0.02 if late else 0.001)
+            yield number, text(number).encode() * 50
+
+    expected = {number: text(number).encode() * 50 for number in range(2000)}
+    for victims in ((), (b"spark_agent",), (b"CoarseGrainedExecutorBackend",)):
+        rdd = spark.sparkContext.parallelize(range(2000), 8).mapPartitions(slow).partitionBy(3)
+        answer: list[dict[int, bytes]] = []
+        job = threading.Thread(target=lambda rdd=rdd, answer=answer: answer.append(dict(rdd.collect())))
+        job.start()
+        time.sleep(1.5)
+        for victim in sorted(processes(*victims))[:1] if victims else []:
+            os.kill(int(victim), signal.SIGKILL)
+        job.join(120)
+        assert answer == [expected], victims
+        with place.daemon.connect() as store:
+            assert store.verify(payloads=True)["ok"]
+
+
+@pytest.mark.soak
 def test_two_applications_and_a_driver_that_is_killed(place: Place) -> None:
     place.stop()
     drivers = [
@@ -404,9 +438,10 @@ def test_two_applications_and_a_driver_that_is_killed(place: Place) -> None:
         print(file=driver.stdin, flush=True)
         assert driver.stdout.readline() == f"again {total + 5000}\n"
         assert driver.wait(60) == 0
-    assert len(place.apps()) == 1
+    soon(lambda: len(place.apps()) == 1)  # its JVM ends a little later
     os.killpg(drivers[0].pid, signal.SIGKILL)
     drivers[0].wait()
+    assert place.apps()  # until its lease ends
     soon(lambda: place.apps() == [], 60)
     for driver in drivers:
         driver.stdin.close()
