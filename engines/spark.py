@@ -49,8 +49,16 @@ def configure(
 
         path = running(path, parse_size(dram, "dram"))
     for name, value in (spark_settings.settings(path) | spark_settings.jar_settings(path, shuffle)).items():
-        builder = builder.config(name, value)
+        builder = builder.config(name, _with_own(builder, name, value))
     return builder
+
+
+def _with_own(builder: Any, name: str, value: str) -> str:
+    """A setting that is a list, behind what the user put there."""
+    if name not in ("spark.jars", "spark.plugins"):
+        return value
+    own = str(getattr(builder, "_options", {}).get(name, ""))
+    return ",".join(dict.fromkeys([*filter(None, own.split(",")), value]))
 
 
 def register(spark: SparkSession) -> None:

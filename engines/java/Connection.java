@@ -19,6 +19,7 @@ import java.nio.file.Path;
  */
 public final class Connection implements AutoCloseable {
   private static final ObjectMapper JSON = new ObjectMapper();
+  private static final int HEAD_MAX = 16 << 20;
   private final SocketChannel channel;
   private boolean broken;
 
@@ -61,8 +62,13 @@ public final class Connection implements AutoCloseable {
         write(part);
       }
       ByteBuffer lengths = read(8);
-      byte[] told = read(lengths.getInt()).array();
-      answer = new Answer(JSON.readTree(told), read(lengths.getInt()).array());
+      int told = lengths.getInt();
+      int sent = lengths.getInt();
+      if (told < 0 || told > HEAD_MAX || sent < 0) {
+        throw new IOException("the agent sent what is no frame");
+      }
+      JsonNode said = JSON.readTree(read(told).array());
+      answer = new Answer(said, read(sent).array());
     } finally {
       broken = answer == null;
     }

@@ -12,6 +12,7 @@ public final class Lent implements AutoCloseable {
   private final Agent agent;
   private final Connection connection;
   private boolean clean;
+  private boolean closed;
 
   Lent(Agent agent, Connection connection) {
     this.agent = agent;
@@ -20,6 +21,9 @@ public final class Lent implements AutoCloseable {
 
   /** As {@link Connection#request}. */
   public Answer request(ObjectNode head, ByteBuffer... body) throws IOException {
+    if (closed) { // it may be somebody else's by now
+      throw new IOException("this connection was given back");
+    }
     clean = false;
     return connection.request(head, body);
   }
@@ -31,6 +35,10 @@ public final class Lent implements AutoCloseable {
 
   @Override
   public void close() {
+    if (closed) {
+      return;
+    }
+    closed = true;
     if (clean) {
       agent.giveBack(connection);
     } else {

@@ -7,7 +7,14 @@ import java.nio.ByteBuffer;
 import java.util.ArrayDeque;
 import java.util.Deque;
 
-/** Partitions of committed attempts, piece by piece, as the agent finds and checks them. One thread. */
+/**
+ * Partitions of committed attempts, piece by piece, as the agent finds and checks them.
+ *
+ * <p>One thread reads. Another may close: tasks that feed Python are read by a thread of their own, and end without asking it.
+ * Case: the task ends, close() lets the agent give the pins up, the memory is used for something else, and the reading
+ * thread takes that for a record of two gigabytes. So a copy counts only if the reader is not closed after it was made;
+ * close() says so before it gives anything up.
+ */
 final class PieceReader implements AutoCloseable {
   /** Bytes of one partition, of one run of one attempt. here: in this node's store, not sent. */
   record Piece(int receipt, int partition, ByteBuffer data, boolean here) {}
@@ -17,6 +24,8 @@ final class PieceReader implements AutoCloseable {
   private final int first;
   private final Deque<Piece> ready = new ArrayDeque<>();
   private boolean over;
+  private boolean ended;
+  private volatile boolean closed;
 
   /** opening: of the shuffle. read: names the attempts. */
   PieceReader(Agent agent, ObjectNode opening, ObjectNode read, int first) throws IOException {
@@ -32,14 +41,27 @@ final class PieceReader implements AutoCloseable {
     }
   }
 
-  Agent agent() {
-    return agent;
+  /** Copy bytes of a piece. Throws once the reader is closed. */
+  void copy(Piece piece, ByteBuffer data, byte[] target, int from, int size) throws IOException {
+    if (!piece.here()) {
+      data.get(target, from, size);
+      return;
+    }
+    agent.enter();
+    try {
+      data.get(target, from, size);
+    } finally {
+      agent.exit();
+    }
+    if (closed) {
+      throw new IOException("the task has ended");
+    }
   }
 
   /** The next piece, null at the end. What was read of those before must be done with. */
-  Piece next() throws IOException {
+  synchronized Piece next() throws IOException {
     while (ready.isEmpty()) {
-      if (over) {
+      if (over || closed) {
         return null;
       }
       Answer answer = lent.request(Connection.head("next"));
@@ -73,8 +95,17 @@ final class PieceReader implements AutoCloseable {
 
   @Override
   public void close() {
+    closed = true;
+    synchronized (this) {
+      if (!ended) {
+        ended = true;
+        end();
+      }
+    }
+  }
+
+  private void end() {
     ready.clear();
-    over = true;
     try {
       lent.request(Connection.head("read_end"));
       lent.clean();

@@ -4,16 +4,16 @@ import java.io.IOException;
 import java.io.InputStream;
 import java.nio.ByteBuffer;
 
-/** A piece as a stream: each read copies out of the store's memory, between enter() and exit() of the agent. */
+/** A piece as a stream: each read copies out of the store's memory. */
 final class PieceStream extends InputStream {
-  private final Agent agent;
+  private final PieceReader reader;
+  private final PieceReader.Piece piece;
   private final ByteBuffer data;
-  private final boolean here;
 
-  PieceStream(Agent agent, PieceReader.Piece piece) {
-    this.agent = agent;
+  PieceStream(PieceReader reader, PieceReader.Piece piece) {
+    this.reader = reader;
+    this.piece = piece;
     data = piece.data().duplicate();
-    here = piece.here();
   }
 
   @Override
@@ -24,23 +24,11 @@ final class PieceStream extends InputStream {
 
   @Override
   public int read(byte[] target, int from, int size) throws IOException {
-    if (size == 0) {
-      return 0;
-    }
     int taken = Math.min(size, data.remaining());
     if (taken == 0) {
-      return -1;
+      return size == 0 ? 0 : -1;
     }
-    if (!here) {
-      data.get(target, from, taken);
-      return taken;
-    }
-    agent.enter();
-    try {
-      data.get(target, from, taken);
-    } finally {
-      agent.exit();
-    }
+    reader.copy(piece, data, target, from, taken);
     return taken;
   }
 

@@ -23,7 +23,7 @@ import scala.collection.AbstractIterator;
 import scala.collection.Iterator;
 import scala.collection.Seq;
 
-/** The records of a range of partitions, stream after stream. One thread. */
+/** The records of a range of partitions, stream after stream. One thread reads; another may close. */
 final class Records extends AbstractIterator<Tuple2<Object, Object>> implements AutoCloseable {
   /** One attempt that is read. */
   private record Source(BlockManagerId location, long mapId, int mapIndex) {}
@@ -36,9 +36,9 @@ final class Records extends AbstractIterator<Tuple2<Object, Object>> implements 
   private final SerializerInstance serializer;
   private final SerializerManager wrapping;
   private List<Source> sources;
-  private PieceReader pieces;
+  private volatile PieceReader pieces;
   private Iterator<Tuple2<Object, Object>> current;
-  private boolean closed;
+  private volatile boolean closed;
 
   Records(TierShuffleManager manager, ShuffleDependency<?, ?, ?> dependency, Wanted wanted, TaskContext context,
       ShuffleReadMetricsReporter metrics) {
@@ -80,6 +80,9 @@ final class Records extends AbstractIterator<Tuple2<Object, Object>> implements 
     try {
       if (pieces == null) {
         pieces = open();
+        if (closed) { // meanwhile: close() did not see it
+          pieces.close();
+        }
       }
       piece = pieces.next();
     } catch (IOException e) {
@@ -99,7 +102,7 @@ final class Records extends AbstractIterator<Tuple2<Object, Object>> implements 
       metrics.incRemoteBlocksFetched(1);
     }
     ShuffleBlockId id = new ShuffleBlockId(wanted.shuffleId(), sources.get(piece.receipt()).mapId(), piece.partition());
-    return serializer.deserializeStream(wrapping.wrapStream(id, new PieceStream(pieces.agent(), piece)))
+    return serializer.deserializeStream(wrapping.wrapStream(id, new PieceStream(pieces, piece)))
         .asKeyValueIterator();
   }
 
@@ -159,12 +162,10 @@ final class Records extends AbstractIterator<Tuple2<Object, Object>> implements 
 
   @Override
   public void close() {
-    if (!closed) {
-      closed = true;
-      current = null;
-      if (pieces != null) {
-        pieces.close();
-      }
+    closed = true; // perhaps by the task's thread while another reads
+    PieceReader open = pieces;
+    if (open != null) {
+      open.close();
     }
   }
 }

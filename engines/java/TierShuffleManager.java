@@ -22,6 +22,8 @@ import org.slf4j.LoggerFactory;
  */
 public final class TierShuffleManager extends SortShuffleManager {
   private static final Logger LOG = LoggerFactory.getLogger(TierShuffleManager.class);
+  private static final int TRIES = 3;
+  private static final long PAUSE_MS = 200;
   private final SparkConf conf;
   private final Settings settings;
   /** Shuffles of the store that this process has registered, written or read. */
@@ -49,6 +51,31 @@ public final class TierShuffleManager extends SortShuffleManager {
     return Agent.of(conf);
   }
 
+  /** A request that may be asked twice: an agent that died, or whose store is gone, is replaced. */
+  private void ask(ObjectNode head) throws IOException {
+    for (int left = TRIES - 1; ; left--) {
+      try {
+        agent().call(head);
+        return;
+      } catch (IOException e) {
+        if (left == 0 || e instanceof StoreException error && !error.kind.equals("PeerLost")) {
+          throw e;
+        }
+        LOG.info("tierstore: {}; asking again", e.getMessage());
+        pause();
+      }
+    }
+  }
+
+  private static void pause() throws IOException {
+    try {
+      Thread.sleep(PAUSE_MS);
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+      throw new IOException("interrupted while an agent was waited for", e);
+    }
+  }
+
   /** The request that opens a shuffle: cheap where it is open. */
   ObjectNode opening(ShuffleDependency<?, ?, ?> dependency) {
     return name("shuffle", dependency.shuffleId())
@@ -64,7 +91,7 @@ public final class TierShuffleManager extends SortShuffleManager {
   @Override
   public <K, V, C> ShuffleHandle registerShuffle(int shuffleId, ShuffleDependency<K, V, C> dependency) {
     try {
-      agent().call(opening(dependency));
+      ask(opening(dependency));
       known.add(shuffleId);
       return new TierShuffleHandle<>(shuffleId, dependency);
     } catch (IOException e) {
@@ -109,7 +136,7 @@ public final class TierShuffleManager extends SortShuffleManager {
   public boolean unregisterShuffle(int shuffleId) {
     if (known.remove(shuffleId) && !Application.ended(settings.app)) {
       try {
-        agent().call(name("drop", shuffleId));
+        ask(name("drop", shuffleId));
       } catch (IOException e) {
         LOG.warn("tierstore: shuffle {} was not dropped and goes with its application: {}", shuffleId, e.getMessage());
       }

@@ -133,6 +133,7 @@ def test_an_object_filled_by_a_jvm_is_an_ordinary_one(holder: Holder, node: Daem
         assert holder.say(f"enter {SIZE}") == "inside" and "k" not in store
         assert [holder.say("exit"), holder.say("seal")] == ["outside", "sealed"]
         assert bytes(store.get_bytes("k")) == b"x" * SIZE
+        assert holder.say("seal") == "IOException this connection was given back"
         assert holder.say("pin k").split() == ["0", str(SIZE)]
 
 

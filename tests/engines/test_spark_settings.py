@@ -110,6 +110,15 @@ def test_the_plugin_comes_with_the_jar(tmp_path: Path, monkeypatch: pytest.Monke
     assert spark_settings.jar_settings("/run/s", False) == {}
 
 
+def test_jars_and_plugins_of_the_user_stay() -> None:
+    from tierstore.engines.spark import _with_own
+
+    builder = SimpleNamespace(_options={"spark.jars": "a.jar,b.jar", "spark.plugins": "ours"})
+    assert _with_own(builder, "spark.jars", "t.jar") == "a.jar,b.jar,t.jar"
+    assert _with_own(builder, "spark.plugins", "ours") == "ours"
+    assert _with_own(builder, "spark.tierstore.socket", "s") == "s"
+
+
 def test_without_a_jdk_spark_keeps_its_own_shuffle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))  # no jar of an earlier build
     monkeypatch.setattr(spark_jar, "SHIPPED", tmp_path / "none.jar")

@@ -329,6 +329,31 @@ def test_lost_maps_run_again(place: Place) -> None:
     assert counted.check() == 8
 
 
+def test_a_daemon_that_lost_its_data_costs_its_maps_once(place: Place) -> None:
+    counted = Counted(place.spark())
+    assert counted.check() == 4
+    [pid] = processes(b"spark_agent")
+    place.daemon.kill()
+    for folder in place.daemon._memory:
+        shutil.rmtree(folder)
+    os.kill(int(pid), signal.SIGKILL)  # or it would still read what it has mapped
+    place.daemon.start()
+    assert counted.check() == 8
+    assert counted.check() == 8
+    assert place.spark().range(0, 1000, 1, 2).repartition(3).count() == 1000
+    assert place.local_files() == []
+
+
+def test_a_store_that_is_another_now_gets_the_next_shuffle(place: Place) -> None:
+    assert Counted(place.spark()).check() == 4
+    place.daemon.kill()
+    for folder in place.daemon._memory:
+        shutil.rmtree(folder)
+    place.daemon.start()
+    assert Counted(place.spark()).check() >= 4  # a map that had begun with the agent of the store before runs again
+    assert place.local_files() == []
+
+
 def test_an_executor_killed_between_map_and_reduce_costs_no_map(place: Place) -> None:
     spark = place.spark("local-cluster[2,1,900]")
     counted = Counted(spark)
