@@ -36,9 +36,9 @@ Step = Callable[[Assign], Any]
 
 def run(bench: Bench) -> None:
     """K-means, then shuffles."""
-    missing = _missing()
-    if missing:
-        bench.skip(FIGURE, missing)
+    reason = missing()
+    if reason:
+        bench.skip(FIGURE, reason)
         return
     _kmeans(bench)
     spark_shuffle.measure(bench)
@@ -80,8 +80,8 @@ def _kmeans(bench: Bench) -> None:
         _report(bench, samples, centroids)
 
 
-def _missing() -> str:
-    """Why this cannot be measured here; nothing if it can."""
+def missing() -> str:
+    """Why Spark cannot run here; nothing if it can."""
     if importlib.util.find_spec("pyspark") is None:
         return "PySpark is not installed: pip install 'tierstore[spark]'"
     from tierstore.engines.spark_settings import find_java
