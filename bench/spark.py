@@ -126,7 +126,7 @@ def _session(master: str, socket: str, local: Path, smoke: bool) -> Iterator[Any
     builder: Any = SparkSession.builder.master(master).appName("tierstore bench")
     for name, value in settings.items():
         builder = builder.config(name, value)
-    spark = configure(builder, socket=socket).getOrCreate()
+    spark = configure(builder, socket=socket, shuffle=False).getOrCreate()
     spark.sparkContext.setLogLevel("OFF")
     gateway = spark.sparkContext._gateway
     try:

@@ -22,7 +22,8 @@ from tierstore.shuffle.output import Piece
 from tierstore.shuffle.placed import PlacedWriter
 from tierstore.shuffle.receipt import Receipt
 
-PIECES_MAX, PIECES_BYTES = 512, 32 << 20  # of one answer to `next`; a larger piece comes alone
+# Of one answer to `next`; a piece above that comes alone. STARTS_MAX: where partitions begin, in all its pieces.
+PIECES_MAX, PIECES_BYTES, STARTS_MAX = 512, 32 << 20, 1 << 17
 Answer = tuple[dict[str, Any], list[Any]]
 
 
@@ -228,17 +229,17 @@ class Calls:
             raise ValueError("nothing is being read on this connection")
         told: list[list[Any]] = []
         parts: list[Any] = []
-        size = 0
+        size = starts = 0
         while len(told) < PIECES_MAX:
             found = self._waiting or next(self._pieces, None)
             self._waiting = None
             if found is None:
                 break
             receipt, piece = found
-            if told and size + piece.rows.num_rows > PIECES_BYTES:
+            if told and (size + piece.rows.num_rows > PIECES_BYTES or starts + len(piece.starts) > STARTS_MAX):
                 self._waiting = found
                 break
-            size += piece.rows.num_rows
+            size, starts = size + piece.rows.num_rows, starts + len(piece.starts)
             column = piece.rows.column(0)
             buffer = column.buffers()[1].slice(column.offset, len(column))
             place = arena_of(self._store, self._lean, buffer.address, buffer.size) or (-1, 0)

@@ -1,7 +1,7 @@
 """Frames between a JVM and its agent: a head of JSON, and bytes.
 
     offset  bytes  field, big-endian
-         0      4  bytes of the head, at most 16 MiB
+         0      4  bytes of the head, at most 64 MiB
          4      4  bytes of the body, at most 2 GiB less one
          8      .  head: an object in UTF-8
          .      .  body
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 PREFIX = struct.Struct(">II")
-HEAD_MAX, BODY_MAX = 16 << 20, (1 << 31) - 1
+HEAD_MAX, BODY_MAX = 64 << 20, (1 << 31) - 1
 
 
 def receive(connection: socket.socket) -> tuple[dict[str, Any], bytearray] | None:

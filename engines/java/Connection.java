@@ -19,7 +19,7 @@ import java.nio.file.Path;
  */
 public final class Connection implements AutoCloseable {
   private static final ObjectMapper JSON = new ObjectMapper();
-  private static final int HEAD_MAX = 16 << 20;
+  private static final int HEAD_MAX = 64 << 20;
   private final SocketChannel channel;
   private boolean broken;
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from tierstore.emulation.procs import Daemon
+from tierstore.engines import spark_agent_calls
 from tierstore.engines.spark_agent_calls import Calls, Shared
 from tierstore.ringbuf.errors import Expired, LostMaps, NotFound, TierstoreError
 from tierstore.shuffle.checks import partition_checks
@@ -123,6 +124,15 @@ def test_partitions_are_mapped_and_large_ones_sent(jvm: Jvm) -> None:
     assert jvm.read(receipts, 1, 3) == ({0: b"de", 1: large + b"xy"}, 1)
     assert jvm.read(receipts[:1], 0, 1) == ({0: b"abc"}, 0)
     assert jvm.read(receipts[:1], 2, 3) == ({}, 0)
+
+
+def test_many_pieces_come_in_several_answers(jvm: Jvm, monkeypatch: pytest.MonkeyPatch) -> None:
+    receipts = [jvm.write(number, [[b"a", b"b" * number, b"c"]]) for number in range(5)]
+    expected = {number: b"a" + b"b" * number + b"c" for number in range(5)}
+    for limit, value in (("PIECES_MAX", 2), ("PIECES_BYTES", 7), ("STARTS_MAX", 8)):
+        with monkeypatch.context() as patch:
+            patch.setattr(spark_agent_calls, limit, value)
+            assert jvm.read(receipts, 0, 3) == (expected, 0)
 
 
 def test_a_connection_that_ends_drops_what_was_not_committed(jvm: Jvm) -> None:

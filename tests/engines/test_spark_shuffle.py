@@ -169,7 +169,7 @@ def test_sql_gives_the_right_answers_and_no_local_file(place: Place) -> None:
     ordered = numbers.orderBy(F.desc("t")).select("t").collect()
     assert [row.t for row in ordered] == sorted((row.t for row in numbers.select("t").collect()), reverse=True)
     assert numbers.select("k").distinct().count() == 97
-    assert numbers.repartition(300, "t").agg(F.sum("id"), F.countDistinct("t")).first()[:] == (
+    assert numbers.repartition(204, "t").agg(F.sum("id"), F.countDistinct("t")).first()[:] == (
         ROWS * (ROWS - 1) // 2,
         ROWS,
     )
@@ -209,7 +209,7 @@ def test_rdds_of_python_and_of_the_jvm(place: Place, tmp_path: Path) -> None:
     (tmp_path / "lines").write_text("".join(f"line {number % 300:03}\n" for number in range(1000)))
     lines = context._jsc.textFile(str(tmp_path / "lines"), 4)
     assert lines.distinct(3).count() == 300  # combined by maps and by reducers, Java's serializer
-    assert lines.distinct(250).count() == 300  # more partitions than streams are open for
+    assert lines.distinct(204).count() == 300  # more partitions than streams are open for
     indexed = lines.zipWithIndex()
     assert indexed.groupByKey(3).count() == 300
     ordered = [pair._1() for pair in indexed.sortByKey().collect()]
@@ -354,6 +354,17 @@ def test_a_store_that_is_another_now_gets_the_next_shuffle(place: Place) -> None
     assert place.local_files() == []
 
 
+# --- the end, and no daemon -------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_left_when_an_application_ends(place: Place) -> None:
+    Counted(place.spark()).check()
+    assert place.apps()
+    place.stop()
+    assert place.apps() == []
+    soon(lambda: not processes(b"spark_agent"))
+
+
 def test_an_executor_killed_between_map_and_reduce_costs_no_map(place: Place) -> None:
     spark = place.spark("local-cluster[2,1,900]")
     counted = Counted(spark)
@@ -364,17 +375,6 @@ def test_an_executor_killed_between_map_and_reduce_costs_no_map(place: Place) ->
     assert counted.check() == 4
     assert spark.range(0, ROWS, 1, 4).repartition(3).agg(F.sum("id")).first()[0] == ROWS * (ROWS - 1) // 2
     assert place.local_files() == []
-
-
-# --- the end, and no daemon -------------------------------------------------------------------------------------------------------
-
-
-def test_nothing_is_left_when_an_application_ends(place: Place) -> None:
-    Counted(place.spark()).check()
-    assert place.apps()
-    place.stop()
-    assert place.apps() == []
-    soon(lambda: not processes(b"spark_agent"))
 
 
 def test_a_driver_that_is_told_nonsense_does_not_start(place: Place) -> None:
