@@ -36,6 +36,7 @@ NAMES = (
     "terasort",
     "wire",
     "spark",
+    "spark_sql",
     "dask",
 )
 

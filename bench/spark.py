@@ -1,7 +1,8 @@
 """How much faster is an iteration of k-means in Spark tasks that map the store's columns than in tasks that get them otherwise?
 
 Points in Parquet files, twice as many as Spark's storage memory has room for; two executors of one core (at smoke size,
-two threads). One file is one task for everyone, the arithmetic is the same NumPy, all take turns.
+two threads). One file is one task for everyone, the arithmetic is the same NumPy, all take turns. Then shuffles, in
+spark_shuffle.py.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 import tierstore
 from tierstore.ringbuf.errors import ConfigError
 
+from . import spark_shuffle
 from .data import GIB, MIB
 from .harness import Bench, at_least, at_most, in_turns, ratios, seconds
 from .node import MEMORY, connected, folder, serving
@@ -33,14 +35,20 @@ Step = Callable[[Assign], Any]
 
 
 def run(bench: Bench) -> None:
+    """K-means, then shuffles."""
+    reason = missing()
+    if reason:
+        bench.skip(FIGURE, reason)
+        return
+    _kmeans(bench)
+    spark_shuffle.measure(bench)
+
+
+def _kmeans(bench: Bench) -> None:
     """All four in turns."""
     rows = bench.parameter("rows", 40_000, 10_000_000)
     rounds = bench.parameter("rounds", 1, 7)
     executors = bench.parameter("executors", "local[2,4]", "local-cluster[2,1,2048]")
-    missing = _missing()
-    if missing:
-        bench.skip(FIGURE, missing)
-        return
     with (
         folder() as data,
         folder(MEMORY) as memory,
@@ -72,8 +80,8 @@ def run(bench: Bench) -> None:
         _report(bench, samples, centroids)
 
 
-def _missing() -> str:
-    """Why this cannot be measured here; nothing if it can."""
+def missing() -> str:
+    """Why Spark cannot run here; nothing if it can."""
     if importlib.util.find_spec("pyspark") is None:
         return "PySpark is not installed: pip install 'tierstore[spark]'"
     from tierstore.engines.spark_settings import find_java
@@ -118,7 +126,7 @@ def _session(master: str, socket: str, local: Path, smoke: bool) -> Iterator[Any
     builder: Any = SparkSession.builder.master(master).appName("tierstore bench")
     for name, value in settings.items():
         builder = builder.config(name, value)
-    spark = configure(builder, socket=socket).getOrCreate()
+    spark = configure(builder, socket=socket, shuffle=False).getOrCreate()
     spark.sparkContext.setLogLevel("OFF")
     gateway = spark.sparkContext._gateway
     try:

@@ -326,7 +326,24 @@ class ObjectWriter:
         self._append(payload, root=True)
         return self.payload_hash
 
+    def claim_placed(self, payload: Payload) -> tuple[Lease, int]:
+        """Room for the only block, which another process may fill: the lease, and where in its segment the payload goes.
+
+        Then finish_placed() or abort(). Until then the lease stays entered, so nobody takes it back.
+        """
+        self._claimed = self._claim(payload, root=True)
+        lease, first = self._claimed[:2]
+        return lease, first + payload_start(len(self.key))
+
+    def finish_placed(self) -> int:
+        """What was claimed is filled; the hash of its payload. Then close()."""
+        self.payload_hash = self.appender.append(*self._claimed)
+        return self.payload_hash
+
     def _append(self, payload: Payload, root: bool) -> None:
+        self.payload_hash = self.appender.append(*self._claim(payload, root))
+
+    def _claim(self, payload: Payload, root: bool) -> tuple[Lease, int, int, Block]:
         index = 0 if root else self._blocks + 1
         block = Block(self.key, self.key_at, self.version, self._hash, self.expiry_ms, index, payload)
         self._blocks += 1
@@ -338,7 +355,7 @@ class ObjectWriter:
         # The lease stays entered until the object is published: an idle one may be taken back with what lies in it.
         lease, first = self.appender.claim(self.pool, self.kind, length, self.group)
         self._ranges.append((lease, first, first + length))
-        self.payload_hash = self.appender.append(lease, first, length, block)
+        return lease, first, length, block
 
     def _publish(self) -> None:
         """Publish all ranges, the root's last; one store in the index makes the object visible."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 
 import pyarrow as pa
 
 from tierstore.ringbuf import layout
+from tierstore.ringbuf import session as words
 
 from .appender import ObjectWriter, RowTooLarge
-from .block import placed
+from .block import Payload, placed
+from .lean import Lean
 from .record import payload_start, record_bytes
 from .store import Store
 
@@ -95,7 +98,7 @@ def put_batch(
 def put_large_bytes(
     store: Store,
     key: str,
-    value: bytes | bytearray,
+    value: bytes | bytearray | memoryview,
     numbered: Numbered | None = None,
     /,
     *,
@@ -131,3 +134,70 @@ def delete_version(store: Store, key: str, version: int) -> bool:
         asked = True  # moved or replaced meanwhile
     # Gone after the question: carried out by a daemon that died before it answered.
     return asked and root is None and session.epoch != epoch
+
+
+class Placing:
+    """An object of class KEEP (opaque bytes) in two steps, so that another process can fill it: begin, then finish() or abort().
+
+    arena, offset: where the payload goes, as the number of an arena and a position in its file; see arena_of().
+    Callers: one thread. A process that ends before finish() leaves nothing visible.
+    """
+
+    def __init__(self, store: Store, key: str, size: int, *, pool: str, group: str = ""):
+        store._check_open()
+        padded = (size + 63) & ~63
+        if record_bytes(len(key.encode()), padded) > store._appender.room:
+            raise ValueError(f"{size} bytes in one piece: a segment has {store._appender.room}, with key and header")
+        self._store, self._pad = store, padded - size
+        self._writer = _writer(store, key, pool, group, None, None)
+        try:
+            # One piece, so that the object's size is told without the padding; nobody copies from its address.
+            pieces = (ctypes.c_uint64 * 2)(0, size)
+            payload = Payload(layout.KIND_BYTES, 0, pieces, 1 if size else 0, padded, 0, [], self._filled)
+            lease, at = self._writer.claim_placed(payload)
+        except BaseException:
+            self._writer.abort()
+            raise
+        self.address = int(lease.words[words.L_BASE // 8]) + at
+        grant = store._session.grant
+        self.arena = next(
+            number
+            for number, arena in enumerate(grant.arenas)
+            if arena.first <= lease.segment < arena.first + arena.segment_count
+        )
+        inside = (lease.segment - grant.arenas[self.arena].first) * grant.segment_bytes
+        self.offset = layout.ARENA_HEADER_BYTES + inside + at
+        self._size = size
+
+    def _filled(self, address: int) -> None:
+        ctypes.memset(address + self._size, 0, self._pad)
+
+    def finish(self) -> int:
+        """The bytes are in place: make the object visible; the XXH3-64 of its payload. Raises as a put does."""
+        try:
+            payload_hash = self._writer.finish_placed()
+            self._writer.close()
+        except BaseException:
+            self._writer.abort()
+            raise
+        return payload_hash
+
+    def abort(self) -> None:
+        """Nothing of it becomes visible. The other process must not write there any more."""
+        self._writer.abort()
+
+
+def arena_of(store: Store, lean: Lean, address: int, size: int) -> tuple[int, int] | None:
+    """Which arena's file a range of memory is mapped from, and where it lies in the file; None for private memory."""
+    session = store._session
+    for number, arena in enumerate(session.grant.arenas):
+        whole = layout.ARENA_HEADER_BYTES + arena.segment_count * session.grant.segment_bytes
+        if arena.mapped:
+            start = int(session.addresses[arena.first]) - layout.ARENA_HEADER_BYTES
+        elif number in lean._mappings:
+            start = lean._mappings[number].address
+        else:
+            continue
+        if start <= address and address + size <= start + whole:
+            return number, address - start
+    return None

@@ -29,14 +29,17 @@ SOCKET_SETTING = "spark.executorEnv.TIERSTORE_SOCKET"
 _ENDINGS = (".parquet", ".parq", ".pq")
 
 
-def configure(builder: Any, *, socket: str | None = None, dram: str | int | None = None) -> Any:
-    """Set on a SparkSession.builder what its Python workers need, and return it.
+def configure(
+    builder: Any, *, socket: str | None = None, dram: str | int | None = None, shuffle: bool | None = None
+) -> Any:
+    """Set on a SparkSession.builder what its Python workers and its JVMs need, and return it.
 
     socket: of each node's daemon; default: TIERSTORE_SOCKET, then as configured.
     dram:   where no daemon answers on this node, start one with so much memory; it ends with this process and removes its
             data. Enough for local mode. On each other node run ``tierstore serve``; without it tasks read the files.
+    shuffle: whether shuffles go to the store, for which JVMs load our jar; default: if there is one or it can be built.
     Sets:   also JAVA_HOME and PYSPARK_PYTHON of this process where they are not set and Spark would not find the right ones.
-    Raises: ConfigError where no Java is found, PeerLost if the daemon does not start.
+    Raises: ConfigError where no Java is found (or no jar, with shuffle=True), PeerLost if the daemon does not start.
     """
     spark_settings.find_java(os.environ)
     spark_settings.find_python(os.environ)
@@ -45,9 +48,17 @@ def configure(builder: Any, *, socket: str | None = None, dram: str | int | None
         from .spark_daemon import running
 
         path = running(path, parse_size(dram, "dram"))
-    for name, value in spark_settings.settings(path).items():
-        builder = builder.config(name, value)
+    for name, value in (spark_settings.settings(path) | spark_settings.jar_settings(path, shuffle)).items():
+        builder = builder.config(name, _with_own(builder, name, value))
     return builder
+
+
+def _with_own(builder: Any, name: str, value: str) -> str:
+    """A setting that is a list, behind what the user put there."""
+    if name not in ("spark.jars", "spark.plugins"):
+        return value
+    own = str(getattr(builder, "_options", {}).get(name, ""))
+    return ",".join(dict.fromkeys([*filter(None, own.split(",")), value]))
 
 
 def register(spark: SparkSession) -> None:

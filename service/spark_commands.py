@@ -17,8 +17,11 @@ from .output import json_option, socket_option
 @click.command()
 @socket_option
 @json_option
-def spark(socket: str | None, as_json: bool) -> None:
-    """Print what Spark has to be told so that its Python workers find the store: as --conf options, or as JSON."""
+@click.option(
+    "--shuffle/--no-shuffle", default=None, help="Shuffles in the store, for which JVMs load tierstore's jar."
+)
+def spark(socket: str | None, as_json: bool, shuffle: bool | None) -> None:
+    """Print what Spark has to be told so that its workers and JVMs find the store: as --conf options, or as JSON."""
     from .client import SocketControl
     from .config import load_config
 
@@ -29,6 +32,10 @@ def spark(socket: str | None, as_json: bool) -> None:
         SocketControl(str(path)).close()
     except PeerLost as error:
         click.echo(f"tierstore: {error}; until then tasks read the files", err=True)
+    try:
+        found |= made.jar_settings(str(path), shuffle)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from None
     try:
         made.find_java(dict(os.environ))
     except ConfigError as error:

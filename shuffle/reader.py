@@ -189,13 +189,18 @@ class ShuffleReader:
 
     def pieces(self, first: int, last: int) -> Iterator[Piece]:
         """The rows of a range of partitions, run by run. Those of one attempt are in order; of several, if ordered."""
+        return (piece for _, piece in self.named_pieces(first, last))
+
+    def named_pieces(self, first: int, last: int) -> Iterator[tuple[Receipt, Piece]]:
+        """As pieces(), each with the receipt of its attempt."""
         fetches: dict[Remote, Fetch] = {}
         self._read.clear()
         try:
             for remote in self._remotes():
                 fetches[remote] = self._fetch(remote, first, last, {})
             for receipt in self._order():
-                yield from self._pieces_of(receipt, first, last, fetches)
+                for piece in self._pieces_of(receipt, first, last, fetches):
+                    yield receipt, piece
                 self._read.add(receipt)
         finally:
             for fetch in fetches.values():

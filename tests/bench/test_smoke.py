@@ -29,6 +29,7 @@ NAMES = (
     "terasort",
     "wire",
     "spark",
+    "spark_sql",
     "dask",
 )
 TIMEOUT_S = 180

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 import tierstore
-from tierstore.engines import spark_daemon, spark_settings
+from tierstore.engines import spark_daemon, spark_jar, spark_settings
 from tierstore.ringbuf.errors import ConfigError
 from tierstore.service.cli import main
 
@@ -93,12 +93,41 @@ def test_workers_find_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 def test_the_command_prints_options_or_json(tmp_path: Path) -> None:
     path = str(tmp_path / "no daemon")
-    asked = CliRunner().invoke(main, ["spark", "--socket", path])
+    asked = CliRunner().invoke(main, ["spark", "--no-shuffle", "--socket", path])
     assert asked.exit_code == 0, asked.output
     assert f"--conf 'spark.executorEnv.TIERSTORE_SOCKET={path}'" in asked.stdout.splitlines()
     assert "no daemon answers" in asked.stderr and "tasks read the files" in asked.stderr
-    asked = CliRunner().invoke(main, ["spark", "--socket", path, "--json"])
+    asked = CliRunner().invoke(main, ["spark", "--no-shuffle", "--socket", path, "--json"])
     assert json.loads(asked.stdout) == spark_settings.settings(path)
+
+
+def test_the_plugin_comes_with_the_jar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tmp_path / "made.jar"
+    monkeypatch.setattr(spark_settings, "jar", lambda: made)
+    found = spark_settings.jar_settings("/run/s", None)
+    assert found["spark.plugins"] == "io.tierstore.spark.TierPlugin" and found["spark.jars"] == str(made)
+    assert found["spark.tierstore.socket"] == "/run/s" and found["spark.tierstore.python"] == sys.executable
+    assert spark_settings.jar_settings("/run/s", False) == {}
+
+
+def test_jars_and_plugins_of_the_user_stay() -> None:
+    from tierstore.engines.spark import _with_own
+
+    builder = SimpleNamespace(_options={"spark.jars": "a.jar,b.jar", "spark.plugins": "ours"})
+    assert _with_own(builder, "spark.jars", "t.jar") == "a.jar,b.jar,t.jar"
+    assert _with_own(builder, "spark.plugins", "ours") == "ours"
+    assert _with_own(builder, "spark.tierstore.socket", "s") == "s"
+
+
+def test_without_a_jdk_spark_keeps_its_own_shuffle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # no jar of an earlier build
+    monkeypatch.setattr(spark_jar, "SHIPPED", tmp_path / "none.jar")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setattr(spark_jar, "_pyspark_version", lambda: "4.3.0")
+    assert spark_settings.jar_settings("/run/s", None) == {}
+    with pytest.raises(ConfigError, match="apt install openjdk-17-jdk-headless"):
+        spark_settings.jar_settings("/run/s", True)
 
 
 @pytest.mark.slow

@@ -1,0 +1,116 @@
+package io.tierstore.spark;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.io.EOFException;
+import java.io.IOException;
+import java.net.StandardProtocolFamily;
+import java.net.UnixDomainSocketAddress;
+import java.nio.ByteBuffer;
+import java.nio.channels.SocketChannel;
+import java.nio.file.Path;
+
+/**
+ * One connection to the agent: a request, its answer, the next. Not for several threads at once.
+ *
+ * <p>What was begun over it and not finished (objects, an attempt, a read) goes when it is closed. Frames are those of
+ * engines/spark_agent_wire.py.
+ */
+public final class Connection implements AutoCloseable {
+  private static final ObjectMapper JSON = new ObjectMapper();
+  private static final int HEAD_MAX = 64 << 20;
+  private final SocketChannel channel;
+  private boolean broken;
+
+  Connection(Path socket) throws IOException {
+    channel = SocketChannel.open(StandardProtocolFamily.UNIX);
+    try {
+      channel.connect(UnixDomainSocketAddress.of(socket));
+    } catch (IOException e) {
+      channel.close();
+      throw e;
+    }
+  }
+
+  /** The head of a request, to be filled in. */
+  public static ObjectNode head(String op) {
+    return JSON.createObjectNode().put("op", op);
+  }
+
+  static JsonNode parse(String text) throws IOException {
+    return JSON.readTree(text);
+  }
+
+  /**
+   * Send a request and return its answer.
+   *
+   * @throws StoreException where the agent answers with an error; the connection is good for more
+   * @throws IOException where the agent does not answer; the connection is of no more use
+   */
+  public Answer request(ObjectNode head, ByteBuffer... body) throws IOException {
+    Answer answer = null;
+    try {
+      byte[] raw = JSON.writeValueAsBytes(head);
+      int size = 0;
+      for (ByteBuffer part : body) {
+        size = Math.addExact(size, part.remaining());
+      }
+      ByteBuffer prefix = ByteBuffer.allocate(8 + raw.length).putInt(raw.length).putInt(size).put(raw).flip();
+      write(prefix);
+      for (ByteBuffer part : body) {
+        write(part);
+      }
+      ByteBuffer lengths = read(8);
+      int told = lengths.getInt();
+      int sent = lengths.getInt();
+      if (told < 0 || told > HEAD_MAX || sent < 0) {
+        throw new IOException("the agent sent what is no frame");
+      }
+      JsonNode said = JSON.readTree(read(told).array());
+      answer = new Answer(said, read(sent).array());
+    } finally {
+      broken = answer == null;
+    }
+    if (answer.head().has("error")) {
+      JsonNode maps = answer.head().path("maps");
+      int[] numbers = new int[maps.size()];
+      for (int i = 0; i < numbers.length; i++) {
+        numbers[i] = maps.get(i).asInt();
+      }
+      throw new StoreException(answer.text("error"), answer.text("message"), numbers);
+    }
+    return answer;
+  }
+
+  private void write(ByteBuffer data) throws IOException {
+    while (data.hasRemaining()) {
+      channel.write(data);
+    }
+  }
+
+  private ByteBuffer read(int size) throws IOException {
+    ByteBuffer data = ByteBuffer.allocate(size);
+    while (data.hasRemaining()) {
+      if (channel.read(data) < 0) {
+        throw new EOFException("the agent hung up");
+      }
+    }
+    return data.flip();
+  }
+
+  /** Whether requests can be sent: none was left without its answer. */
+  boolean usable() {
+    return !broken && channel.isOpen();
+  }
+
+  @Override
+  public void close() {
+    broken = true;
+    try {
+      channel.close();
+    } catch (IOException e) {
+      // nothing is lost with it
+    }
+  }
+}

@@ -1,0 +1,473 @@
+"""Spark's shuffles in the store: real Spark, one JVM for all tests, a context for each kind of cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tierstore.emulation.procs import Daemon
+
+pytest.importorskip("pyspark", reason="PySpark is not installed: pip install 'tierstore[spark]'")
+
+from pyspark import SparkContext, TaskContext, cloudpickle
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from tierstore.spark import configure
+
+if shutil.which("javac") is None:
+    pytest.skip("there is no JDK: apt install openjdk-17-jdk-headless", allow_module_level=True)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # PySpark leaves sockets to the collector
+]
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+ROWS = 20_000
+
+
+@pytest.fixture(autouse=True)
+def no_leaks() -> Iterator[None]:
+    """Spark keeps workers and agents for as long as its session lives; the fixture of the module looks for what is left."""
+    yield
+
+
+class Place:
+    """A daemon, and sessions of one JVM, one at a time."""
+
+    def __init__(self, folder: Path, scratch: Path):
+        self.folder, self.scratch = folder, scratch
+        # Its data survive it: tests kill it and start it again.
+        self.daemon = Daemon(folder, "--dram", "96MiB")
+        self.session: Any = None
+        self.master = ""
+
+    def spark(self, master: str = "local[2,4]", fresh: bool = False, **settings: str) -> Any:
+        """The session, of this master; another one where it is not."""
+        if self.session is not None and self.master == master and not settings and not fresh:
+            return self.session
+        self.stop()
+        builder = SparkSession.builder.master(master).appName("tierstore shuffles")
+        for name, value in {
+            "spark.driver.memory": "1g",
+            "spark.executor.memory": "900m",
+            "spark.ui.enabled": "false",
+            "spark.driver.host": "127.0.0.1",
+            "spark.driver.bindAddress": "127.0.0.1",
+            "spark.local.dir": str(self.scratch),
+            "spark.sql.shuffle.partitions": "4",
+            "spark.sql.autoBroadcastJoinThreshold": "-1",
+            "spark.sql.warehouse.dir": str(self.folder / "warehouse"),
+        }.items():
+            builder = builder.config(name, value)
+        builder = configure(builder, socket=self.daemon.socket, shuffle=True)
+        for name, value in settings.items():
+            builder = builder.config(name.replace("_", "."), value)
+        self.session, self.master = builder.getOrCreate(), "" if settings else master
+        self.session.sparkContext.setLogLevel("OFF")
+        return self.session
+
+    def stop(self) -> None:
+        if self.session is not None:
+            self.session.stop()
+            self.session = None
+
+    def apps(self) -> Any:
+        """What the store's registry knows."""
+        with self.daemon.connect() as store:
+            return store._control.call("shuffle_list")
+
+    def local_files(self) -> list[str]:
+        """Of shuffles, below Spark's local directories."""
+        return [path.name for path in self.scratch.rglob("shuffle_*") if path.is_file()]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    short = Path("/tmp") / f"ts-spark-{uuid.uuid4().hex[:8]}"  # a socket's path has little room
+    short.mkdir()
+    environment, before = dict(os.environ), processes()
+    SparkContext._gateway = SparkContext._jvm = None  # of a module before this one
+    made = Place(short, tmp_path_factory.mktemp("spark"))
+    gateway: Any = None
+    try:
+        made.daemon.start()
+        gateway = made.spark().sparkContext._gateway
+        yield made
+        made.stop()
+        with made.daemon.connect() as store:
+            assert store._control.call("shuffle_list") == [] and store.verify(payloads=True)["ok"]
+    finally:
+        made.stop()
+        if gateway is not None:
+            gateway.shutdown()
+            gateway.proc.stdin.close()  # the JVM ends with it
+            with contextlib.suppress(Exception):
+                gateway.proc.wait(20)
+        SparkContext._gateway = SparkContext._jvm = None
+        made.daemon.end()
+        shutil.rmtree(short, ignore_errors=True)
+        os.environ.clear()
+        os.environ.update(environment)
+    deadline = time.monotonic() + 20
+    while left := processes() - before:
+        assert time.monotonic() < deadline, f"processes are left: {left}"
+        time.sleep(0.1)
+
+
+def processes(*words: bytes) -> set[str]:
+    """The JVMs, agents and Python workers that this run of the tests has started."""
+    token = os.environ.get("LEAKCHECK_RUN", "?").encode()
+    wanted = words or (b"pyspark", b"org.apache.spark", b"spark_agent")
+    found = set()
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and token in (entry / "environ").read_bytes():
+                command = (entry / "cmdline").read_bytes()
+                if any(word in command for word in wanted):
+                    found.add(entry.name)
+    return found
+
+
+def soon(true: Callable[[], Any], within_s: float = 20) -> None:
+    deadline = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def text(number: int) -> str:
+    return f"text of number {number}"
+
+
+# --- answers --------------------------------------------------------------------------------------------------------------------
+
+
+def test_sql_gives_the_right_answers_and_no_local_file(place: Place) -> None:
+    spark = place.spark()
+    numbers = (
+        spark.range(0, ROWS, 1, 4)
+        .withColumn("k", F.col("id") % 97)
+        .withColumn("t", F.sha2(F.col("id").cast("string"), 256))
+    )
+    sums = {row.k: row.s for row in numbers.groupBy("k").agg(F.sum("id").alias("s")).collect()}
+    assert sums == {k: int(np.arange(k, ROWS, 97).sum()) for k in range(97)}
+    ordered = numbers.orderBy(F.desc("t")).select("t").collect()
+    assert [row.t for row in ordered] == sorted((row.t for row in numbers.select("t").collect()), reverse=True)
+    assert numbers.select("k").distinct().count() == 97
+    assert numbers.repartition(204, "t").agg(F.sum("id"), F.countDistinct("t")).first()[:] == (
+        ROWS * (ROWS - 1) // 2,
+        ROWS,
+    )
+    assert place.local_files() == []
+    [app] = place.apps()
+    assert app["app"].startswith("spark-") and sum(shuffle["runs"] for shuffle in app["shuffles"]) > 0
+
+
+def test_a_skewed_join_is_split_by_maps(place: Place) -> None:
+    spark = place.spark()
+    for name, value in {
+        "spark.sql.adaptive.skewJoin.skewedPartitionThresholdInBytes": "10k",
+        "spark.sql.adaptive.skewJoin.skewedPartitionFactor": "1.5",
+        "spark.sql.adaptive.advisoryPartitionSizeInBytes": "20k",
+    }.items():
+        spark.conf.set(name, value)
+    many = spark.range(0, ROWS, 1, 4).select(
+        F.when(F.col("id") % 10 < 8, 1).otherwise(F.col("id") % 50).alias("k"), "id"
+    )
+    few = spark.range(0, 50, 1, 2).select(F.col("id").alias("k"), (F.col("id") * 3).alias("v"))
+    joined = many.withColumn("t", F.sha2(F.col("id").cast("string"), 256)).join(few, "k")
+    found = joined.agg(F.count("*"), F.sum("v"), F.sum("id"), F.countDistinct("t")).first()
+    keys = [1 if number % 10 < 8 else number % 50 for number in range(ROWS)]
+    assert found[:] == (ROWS, 3 * sum(keys), ROWS * (ROWS - 1) // 2, ROWS)
+    joined.collect()
+    assert "skewed" in joined._jdf.queryExecution().executedPlan().toString()
+
+
+def test_rdds_of_python_and_of_the_jvm(place: Place, tmp_path: Path) -> None:
+    context = place.spark().sparkContext
+    pairs = context.parallelize(range(1000), 4).map(lambda number: (number % 7, number))
+    assert dict(pairs.reduceByKey(lambda a, b: a + b, 3).collect()) == {k: sum(range(k, 1000, 7)) for k in range(7)}
+    assert {k: sorted(values) for k, values in pairs.groupByKey(3).collect()} == {
+        k: list(range(k, 1000, 7)) for k in range(7)
+    }
+    assert pairs.sortByKey(numPartitions=3).keys().collect() == sorted(number % 7 for number in range(1000))
+    (tmp_path / "lines").write_text("".join(f"line {number % 300:03}\n" for number in range(1000)))
+    lines = context._jsc.textFile(str(tmp_path / "lines"), 4)
+    assert lines.distinct(3).count() == 300  # combined by maps and by reducers, Java's serializer
+    assert lines.distinct(204).count() == 300  # more partitions than streams are open for
+    indexed = lines.zipWithIndex()
+    assert indexed.groupByKey(3).count() == 300
+    ordered = [pair._1() for pair in indexed.sortByKey().collect()]
+    assert ordered == sorted(f"line {number % 300:03}" for number in range(1000))
+
+
+def test_records_larger_than_a_segment(place: Place) -> None:
+    spark = place.spark()
+    wide = spark.range(0, 6, 1, 2).select("id", F.expr("repeat(sha2(cast(id as string), 512), 40000)").alias("t"))
+    plain = spark._jsparkSession.conf().get("spark.io.compression.codec", "lz4")
+    assert plain == "lz4"
+    found = wide.repartition(3, "id").select("id", F.length("t"), F.md5("t")).collect()
+    expected = wide.select("id", F.length("t"), F.md5("t")).collect()
+    assert sorted(found) == sorted(expected) and found[0][1] == 128 * 40000
+
+
+def test_bytes_that_do_not_compress_and_are_larger_than_a_segment(place: Place) -> None:
+    context = place.spark().sparkContext
+
+    def noise(number: int) -> tuple[int, bytes]:
+        return number, np.random.default_rng(number).bytes(3 << 20)
+
+    found = (
+        context.parallelize(range(4), 2)
+        .map(noise)
+        .partitionBy(2)
+        .mapValues(lambda data: hash(data[:9]) and data)
+        .collect()
+    )
+    assert dict(found) == dict(map(noise, range(4)))
+
+
+def test_metrics_tell_what_was_written_and_read(place: Place) -> None:
+    spark = place.spark()
+    before = len(place.apps()[0]["shuffles"])
+    spark.range(0, 5000, 1, 4).repartition(3).write.format("noop").mode("overwrite").save()
+    store = spark._jsparkSession.sharedState().statusStore()
+    assert len(place.apps()[0]["shuffles"]) > before
+    execution = store.executionsList().apply(store.executionsCount() - 1)
+    values = dict(line.rsplit(": ", 1) for line in str(metrics(store, execution)).splitlines())
+    assert values["shuffle records written"] == values["records read"] == "5,000", values
+    assert values["shuffle bytes written"] not in ("0.0 B", "0")
+
+
+def metrics(store: Any, execution: Any) -> str:
+    """The SQL metrics of an execution, a line each."""
+    values, lines = store.executionMetrics(execution.executionId()), []
+    for metric in [execution.metrics().apply(number) for number in range(execution.metrics().length())]:
+        found = values.get(metric.accumulatorId())
+        if found.isDefined():
+            lines.append(f"{metric.name()}: " + found.get().split("\n")[-1].split(" (")[0])
+    return "\n".join(lines)
+
+
+# --- failures -------------------------------------------------------------------------------------------------------------------
+
+
+def test_tasks_that_fail_twice(place: Place) -> None:
+    def flaky(rows: Iterator[int]) -> Iterator[tuple[int, int]]:
+        context = TaskContext.get()
+        for position, number in enumerate(rows):
+            if context.attemptNumber() < 2 and position == 100:
+                raise RuntimeError("as planned")
+            yield number % 5, 1
+
+    found = (
+        place.spark().sparkContext.parallelize(range(1000), 2).mapPartitions(flaky).reduceByKey(lambda a, b: a + b, 2)
+    )
+    assert dict(found.collect()) == dict(Counter(number % 5 for number in range(1000)))
+
+
+class Counted:
+    """An RDD whose maps are counted: each partition adds 1."""
+
+    def __init__(self, spark: Any, maps: int = 4):
+        self.count = count = spark.sparkContext.accumulator(0)
+
+        def touch(rows: Iterator[int]) -> Iterator[tuple[int, str]]:
+            count.add(1)
+            for number in rows:
+                yield number, text(number)
+
+        self.rdd = spark.sparkContext.parallelize(range(4000), maps).mapPartitions(touch).partitionBy(3)
+
+    def check(self) -> int:
+        """How many maps have run, after an action with the right answer."""
+        assert dict(self.rdd.collect()) == {number: text(number) for number in range(4000)}
+        return int(self.count.value)
+
+
+def test_a_daemon_that_is_killed_and_comes_back_has_lost_nothing(place: Place) -> None:
+    counted = Counted(place.spark())
+    assert counted.check() == 4
+    place.daemon.kill()
+    place.daemon.start()
+    assert counted.check() == 4
+    assert Counted(place.spark()).check() == 4
+
+
+def test_an_agent_that_is_killed_is_started_again(place: Place) -> None:
+    counted = Counted(place.spark())
+    assert counted.check() == 4
+    [pid] = processes(b"spark_agent")
+    os.kill(int(pid), signal.SIGKILL)
+    assert counted.check() == 4
+    assert Counted(place.spark()).check() == 4
+
+
+def test_lost_maps_run_again(place: Place) -> None:
+    counted = Counted(place.spark())
+    assert counted.check() == 4
+    with place.daemon.connect() as store:
+        lost = max(shuffle["shuffle"] for shuffle in place.apps()[0]["shuffles"])
+        runs = [key for key in store.keys(f"shuffle/{place.apps()[0]['app']}/{lost}/1/") if key.count("/") == 5]
+        store.delete(runs[0])
+    assert counted.check() == 8  # all that Spark knows to be in that store
+    assert counted.check() == 8
+
+
+def test_a_daemon_that_lost_its_data_costs_its_maps_once(place: Place) -> None:
+    counted = Counted(place.spark())
+    assert counted.check() == 4
+    [pid] = processes(b"spark_agent")
+    place.daemon.kill()
+    for folder in place.daemon._memory:
+        shutil.rmtree(folder)
+    os.kill(int(pid), signal.SIGKILL)  # or it would still read what it has mapped
+    place.daemon.start()
+    assert counted.check() == 8
+    assert counted.check() == 8
+    assert place.spark().range(0, 1000, 1, 2).repartition(3).count() == 1000
+    assert place.local_files() == []
+
+
+def test_a_store_that_is_another_now_gets_the_next_shuffle(place: Place) -> None:
+    assert Counted(place.spark()).check() == 4
+    place.daemon.kill()
+    for folder in place.daemon._memory:
+        shutil.rmtree(folder)
+    place.daemon.start()
+    assert Counted(place.spark()).check() >= 4  # a map that had begun with the agent of the store before runs again
+    assert place.local_files() == []
+
+
+# --- the end, and no daemon -------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_left_when_an_application_ends(place: Place) -> None:
+    Counted(place.spark()).check()
+    assert place.apps()
+    place.stop()
+    assert place.apps() == []
+    soon(lambda: not processes(b"spark_agent"))
+
+
+def test_an_executor_killed_between_map_and_reduce_costs_no_map(place: Place) -> None:
+    spark = place.spark("local-cluster[2,1,900]")
+    counted = Counted(spark)
+    assert counted.check() == 4
+    victim = sorted(processes(b"CoarseGrainedExecutorBackend"))[0]
+    os.kill(int(victim), signal.SIGKILL)
+    soon(lambda: victim not in processes(b"CoarseGrainedExecutorBackend"))
+    assert counted.check() == 4
+    assert spark.range(0, ROWS, 1, 4).repartition(3).agg(F.sum("id")).first()[0] == ROWS * (ROWS - 1) // 2
+    assert place.local_files() == []
+
+
+def test_a_driver_that_is_told_nonsense_does_not_start(place: Place) -> None:
+    for name, value in {"spark.tierstore.fallbak": "auto", "spark.tierstore.lease": "1s"}.items():
+        with pytest.raises(Exception, match=f"{name} = {value} cannot be used"):
+            place.spark("local[1]", **{name.replace(".", "_"): value})
+        place.session = None
+
+
+def test_without_a_daemon_spark_shuffles_by_itself_or_says_why_not(place: Place) -> None:
+    nowhere = str(place.folder / "nobody")
+    with pytest.raises(Exception, match="no daemon answers at .*fallback = auto"):
+        place.spark("local[1]", spark_tierstore_socket=nowhere, spark_tierstore_fallback="never")
+    place.session = None
+    spark = place.spark("local[1]", spark_tierstore_socket=nowhere)
+    assert spark.range(0, 1000, 1, 2).repartition(3).count() == 1000
+    assert place.apps() == [] and place.local_files()
+
+
+PROGRAM = """
+import sys, time
+from pyspark.sql import SparkSession
+from tierstore.spark import configure
+builder = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").config("spark.tierstore.lease", "20s")
+builder = builder.config("spark.driver.host", "127.0.0.1").config("spark.driver.bindAddress", "127.0.0.1")
+spark = configure(builder, socket=sys.argv[1], shuffle=True).getOrCreate()
+more = int(sys.argv[2])
+pairs = spark.sparkContext.parallelize(range(1000), 2).map(lambda n: (n % 7, n + more)).partitionBy(2)
+print("ready", pairs.values().sum(), flush=True)
+sys.stdin.readline()
+print("again", pairs.values().sum(), flush=True)
+"""
+
+
+@pytest.mark.soak
+def test_encrypted_and_speculative_and_killed_in_the_middle(place: Place) -> None:
+    """Attempts that go on at once, agents and executors that die while maps write: the answer is right all the same."""
+    spark = place.spark(
+        "local-cluster[2,1,900]",
+        spark_io_encryption_enabled="true",
+        spark_speculation="true",
+        spark_speculation_interval="50ms",
+        spark_speculation_multiplier="1.2",
+        spark_speculation_quantile="0.3",
+    )
+
+    def slow(rows: Iterator[int]) -> Iterator[tuple[int, bytes]]:
+        late = TaskContext.get().partitionId() == 0 and TaskContext.get().attemptNumber() == 0
+        for number in rows:
+            time.sleep(0.02 if late else 0.001)
+            yield number, text(number).encode() * 50
+
+    expected = {number: text(number).encode() * 50 for number in range(2000)}
+    for victims in ((), (b"spark_agent",), (b"CoarseGrainedExecutorBackend",)):
+        rdd = spark.sparkContext.parallelize(range(2000), 8).mapPartitions(slow).partitionBy(3)
+        answer: list[dict[int, bytes]] = []
+        job = threading.Thread(target=lambda rdd=rdd, answer=answer: answer.append(dict(rdd.collect())))
+        job.start()
+        time.sleep(1.5)
+        for victim in sorted(processes(*victims))[:1] if victims else []:
+            os.kill(int(victim), signal.SIGKILL)
+        job.join(120)
+        assert answer == [expected], victims
+        with place.daemon.connect() as store:
+            assert store.verify(payloads=True)["ok"]
+
+
+@pytest.mark.soak
+def test_two_applications_and_a_driver_that_is_killed(place: Place) -> None:
+    place.stop()
+    drivers = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, place.daemon.socket, str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        for number in (0, 5)
+    ]
+    total = sum(range(1000))
+    for driver, expected in zip(drivers, (total, total + 5000)):
+        assert driver.stdout.readline() == f"ready {expected}\n"
+    assert len(place.apps()) == 2
+    for driver in drivers[1:]:
+        print(file=driver.stdin, flush=True)
+        assert driver.stdout.readline() == f"again {total + 5000}\n"
+        assert driver.wait(60) == 0
+    soon(lambda: len(place.apps()) == 1)  # its JVM ends a little later
+    os.killpg(drivers[0].pid, signal.SIGKILL)
+    drivers[0].wait()
+    assert place.apps()  # until its lease ends
+    soon(lambda: place.apps() == [], 60)
+    for driver in drivers:
+        driver.stdin.close()
+        driver.stdout.close()
