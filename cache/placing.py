@@ -16,8 +16,6 @@ from .lean import Lean
 from .record import payload_start, record_bytes
 from .store import Store
 
-Numbered = Callable[[int], None]
-
 
 def room_for(store: Store, key_bytes: int, pool: str, group: str) -> tuple[int, int]:
     """Payload bytes that fit the rest of the open segment of a group, and those that fit an empty one."""
@@ -35,8 +33,6 @@ def put_placed(
     payload_bytes: int,
     schema_bytes: int,
     fill: Callable[[int], None],
-    numbered: Numbered | None = None,
-    /,
     *,
     pool: str,
     group: str,
@@ -45,12 +41,11 @@ def put_placed(
 
     kind: of layout.KIND_*.  payload_bytes: at most what room_for() says of an empty segment.
     group: objects of one group share segments with no others, until end_group().
-    numbered: told the object's version before anything of it is visible; see delete_version().
     """
     store._check_open()
     size = (payload_bytes + 63) & ~63
     assert record_bytes(len(key.encode()), size) <= store._appender.room, payload_bytes
-    writer = _writer(store, key, pool, group, None, numbered)
+    writer = _writer(store, key, pool, group, None)
     try:
         payload_hash = writer.write_placed(placed(kind, rows, size, schema_bytes, fill))
         writer.close()
@@ -60,34 +55,27 @@ def put_placed(
     return payload_hash
 
 
-def _writer(
-    store: Store, key: str, pool: str, group: str, schema: pa.Schema | None, numbered: Numbered | None
-) -> ObjectWriter:
-    writer = ObjectWriter(store._appender, key, store._pool(pool), layout.CLASS_KEEP, 0, schema, group)
-    if numbered is not None:
-        numbered(writer.version)
-    return writer
+def _writer(store: Store, key: str, pool: str, group: str, schema: pa.Schema | None) -> ObjectWriter:
+    return ObjectWriter(store._appender, key, store._pool(pool), layout.CLASS_KEEP, 0, schema, group)
 
 
 def put_batch(
     store: Store,
     key: str,
     batch: pa.RecordBatch,
-    numbered: Numbered | None = None,
-    /,
     *,
     pool: str,
     group: str,
 ) -> int:
-    """Store a batch of any type and size as an object of class KEEP; the XXH3-64 of its root's payload. numbered: as above."""
+    """Store a batch of any type and size as an object of class KEEP; the XXH3-64 of its root's payload."""
     store._check_open()
-    writer = _writer(store, key, pool, group, batch.schema, numbered)
+    writer = _writer(store, key, pool, group, batch.schema)
     try:
         writer.write_batch(batch)
         writer.close_batches()
     except RowTooLarge:
         writer.abort()
-        writer = _writer(store, key, pool, group, batch.schema, numbered)
+        writer = _writer(store, key, pool, group, batch.schema)
         writer.write_whole(pa.Table.from_batches([batch]))
     except BaseException:
         writer.abort()
@@ -99,15 +87,13 @@ def put_large_bytes(
     store: Store,
     key: str,
     value: bytes | bytearray | memoryview,
-    numbered: Numbered | None = None,
-    /,
     *,
     pool: str,
     group: str,
 ) -> int:
-    """Store bytes of any size as an object of class KEEP; the XXH3-64 of its root's payload. numbered: as above."""
+    """Store bytes of any size as an object of class KEEP; the XXH3-64 of its root's payload."""
     store._check_open()
-    writer = _writer(store, key, pool, group, None, numbered)
+    writer = _writer(store, key, pool, group, None)
     try:
         writer.write_bytes(value)
         writer.close()
@@ -123,19 +109,6 @@ def end_group(store: Store, group: str) -> None:
     store._appender.retire_group(group)
 
 
-def delete_version(store: Store, key: str, version: int) -> bool:
-    """Remove an object if it is still what one put made, and not what another put there; whether this was so."""
-    store._check_open()
-    session, reader = store._session, store._reader
-    place, epoch, asked = reader.place(key), session.epoch, False
-    while (root := reader.find(key, 0, 0)) is not None and root.version == version:
-        if session.submit(store._control.alive, layout.OP_DELETE, 0, place, 0, root.item) == 1:
-            return True
-        asked = True  # moved or replaced meanwhile
-    # Gone after the question: carried out by a daemon that died before it answered.
-    return asked and root is None and session.epoch != epoch
-
-
 class Placing:
     """An object of class KEEP (opaque bytes) in two steps, so that another process can fill it: begin, then finish() or abort().
 
@@ -149,7 +122,7 @@ class Placing:
         if record_bytes(len(key.encode()), padded) > store._appender.room:
             raise ValueError(f"{size} bytes in one piece: a segment has {store._appender.room}, with key and header")
         self._store, self._pad = store, padded - size
-        self._writer = _writer(store, key, pool, group, None, None)
+        self._writer = _writer(store, key, pool, group, None)
         try:
             # One piece, so that the object's size is told without the padding; nobody copies from its address.
             pieces = (ctypes.c_uint64 * 2)(0, size)

@@ -67,7 +67,7 @@ class Daemon:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._workers = ThreadPoolExecutor(WORKERS, "tierstore-call")
         self._stopping = threading.Event()
-        self.handlers: dict[str, Callable[[Call], Any]] = {"ping": self._ping, "stats": lambda call: self._stats()}
+        self.handlers: dict[str, Callable[[Call], Any]] = {"ping": self._ping, "stats": self._told_stats}
         self.listener = self.flight = None
         try:
             self.listener = listener_of(config, self.handlers)
@@ -220,6 +220,13 @@ class Daemon:
         flight = self.flight.stats() if self.flight is not None else None
         more = {"network": network, "flight": flight, "nodes": list(self.config.nodes)}
         return self.requests.call("stats", {}) | more
+
+    def _told_stats(self, call: Call) -> Any:
+        """As stats, without what only this machine's users need to know."""
+        stats = self._stats()
+        for tier in stats["tiers"].values():
+            del tier["paths"]
+        return stats
 
     def _ping(self, call: Call) -> dict[str, Any]:
         from tierstore import __version__

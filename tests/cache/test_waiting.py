@@ -123,10 +123,8 @@ def test_patience_is_of_one_thread(full: Store) -> None:
     assert full._session.lease_wait().__dict__["_wait_s"] == 4.0
 
 
-def put_placed(store: Store, key: str, group: str, numbered: placing.Numbered | None = None) -> int:
-    return placing.put_placed(
-        store, key, layout.KIND_BYTES, 0, 64, 0, lambda at: None, numbered, pool="default", group=group
-    )
+def put_placed(store: Store, key: str, group: str) -> int:
+    return placing.put_placed(store, key, layout.KIND_BYTES, 0, 64, 0, lambda at: None, pool="default", group=group)
 
 
 def test_a_group_that_ended_holds_no_segment(store: Store) -> None:
@@ -148,7 +146,7 @@ def test_a_group_that_ended_holds_no_segment(store: Store) -> None:
 def test_a_group_that_ends_during_a_put(store: Store) -> None:
     """The segment is given back when the object in it is done."""
     data = pa.record_batch({"x": np.arange(1000)})
-    writer = placing._writer(store, "key", "default", "g", data.schema, None)
+    writer = placing._writer(store, "key", "default", "g", data.schema)
     writer.write_batch(data)
     writer.write_batch(data)  # the first one is in a segment now
     lease = next(lease for lease in store._session.leases.values() if lease.group == "g")
@@ -158,25 +156,3 @@ def test_a_group_that_ends_during_a_put(store: Store) -> None:
     writer.close_batches()
     placing.end_group(store, "g")
     assert store.stats()["tiers"]["dram"]["segments"]["leased"] == 0 and store.get("key").num_rows == 2000
-
-
-def test_delete_what_one_put_made(store: Store) -> None:
-    versions: list[int] = []
-    put_placed(store, "key", "g", versions.append)
-    put_placed(store, "key", "g", versions.append)
-    placing.put_batch(store, "b", pa.record_batch({"x": [1]}), versions.append, pool="default", group="g")
-    placing.put_large_bytes(store, "l", bytes(3_000_000), versions.append, pool="default", group="g")
-    first, second, batch, large = versions
-    assert not placing.delete_version(store, "key", first) and "key" in store
-    assert placing.delete_version(store, "key", second) and "key" not in store
-    assert not placing.delete_version(store, "key", second) and not placing.delete_version(store, "b", large)
-    assert placing.delete_version(store, "b", batch) and placing.delete_version(store, "l", large)
-    assert store.keys() == []
-
-
-def test_delete_what_one_put_made_after_it_moved(tiered: Store) -> None:
-    versions: list[int] = []
-    put_placed(tiered, "key", "g", versions.append)
-    tiered._acknowledge("key", True)
-    assert tiered.info("key")["tiers"] == ["disk"]
-    assert placing.delete_version(tiered, "key", versions[0]) and "key" not in tiered

@@ -164,6 +164,7 @@ def test_what_a_daemon_answers_other_nodes(daemon: Daemon, certificates: Any, to
     with Peer(address_of(daemon), security) as peer, daemon.connect() as store:
         store.put_bytes("k", b"v")
         stats = peer.call("stats")
+        assert stats["tiers"]["dram"]["capacity_bytes"] and "paths" not in stats["tiers"]["dram"]
         assert stats["store_id"] == store.stats()["store_id"] == peer.call("ping")["store_id"]
         assert stats["network"]["connections"] == 1 and peer.call("stats")["network"]["calls"] == 2
         assert stats["nodes"] == []
