@@ -6,7 +6,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check bench soak clean
+.PHONY: help demo test check bench soak spark clean
 
 MINUTES ?= 0
 VENV  := .venv
@@ -31,6 +31,9 @@ soak: $(VENV)/.stamp-dev  ## run the tests that take minutes: once, or with new 
 	    seed=$$((seed + 1)); \
 	    if [ $$(date +%s) -ge $$end ]; then exit 0; fi; \
 	done; exit 1
+
+spark: $(VENV)/.stamp-dev  ## run the tests of Spark with each line of Spark 4
+	$(BIN)/python tests/spark_matrix.py $(ARGS)
 
 check: $(VENV)/.stamp-dev  ## format, lint, types, layering and conventions; changes nothing
 	$(BIN)/ruff format --check $(LINT)
