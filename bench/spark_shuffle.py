@@ -6,21 +6,26 @@ agents), because agents do a part of the work, and of the daemon.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from .cgroup import NotPermittedError, disk_group
 from .data import MIB
-from .harness import Bench, at_most, ratios
+from .harness import Bench, at_least, at_most, ratios
 from .node import child_environment, folder, join_group, serving
 
 OURS, SORT = "the store", "Spark's sort shuffle"
 JOBS = ("groupBy", "join", "sort", "repartition")
 ROW_BYTES = 72
+DROP_S = 0.2
 
 
 def measure(bench: Bench) -> None:
@@ -39,10 +44,62 @@ def measure(bench: Bench) -> None:
                 before = _cpu_of(node.pid)
                 made = _run(data, master, rows, partitions, node.socket if name == OURS else "")
                 found[name].append(made | {"daemon_cpu_s": _cpu_of(node.pid) - before})
-    _report(bench, found)
+        _report(bench, found)
+        _measure_slow(
+            bench,
+            data,
+            lambda name, group: _run(data, master, rows, partitions, node.socket if name == OURS else "", group),
+        )
 
 
-def _run(data: Path, master: str, rows: int, partitions: int, socket: str) -> dict[str, Any]:
+def _measure_slow(bench: Bench, data: Path, run: Callable[[str, Path], dict[str, Any]]) -> None:
+    """The same where Spark's disk reads slowly, and what was written is not in the page cache any more when it is read."""
+    speed = bench.parameter("slow disk, bytes a second", 200e6, 200e6)
+    rounds = bench.parameter("slow disk rounds", 0, 3)
+    what = f"all jobs, wall time, disk at {speed / 1e6:.0f} MB/s, cold cache: {SORT} / {OURS}"
+    found: dict[str, list[float]] = {OURS: [], SORT: []}
+    if not rounds:
+        bench.skip(what, "two more applications, which add nothing at smoke size")
+        return
+    try:
+        with disk_group("spark", data, speed) as group:
+            for number in range(rounds):
+                for name in (OURS, SORT) if number % 2 else (SORT, OURS):
+                    with _cold(data / "local"):
+                        found[name].append(_of(run(name, group), "all", "wall_s"))
+    except NotPermittedError as error:
+        bench.skip(what, str(error))
+        return
+    bench.report(what, ratios(found[SORT], found[OURS]), "x", at_least(2), SORT)
+    for name, samples in found.items():
+        bench.report(f"all jobs, wall time, disk at {speed / 1e6:.0f} MB/s, cold cache, {name}", samples, "s")
+
+
+@contextlib.contextmanager
+def _cold(place: Path) -> Iterator[None]:
+    """Have what is written below a folder go to the disk, and out of the page cache, again and again."""
+    stop = threading.Event()
+
+    def drop() -> None:
+        while not stop.wait(DROP_S):
+            for path in place.rglob("*"):
+                with contextlib.suppress(OSError):
+                    if path.is_file():
+                        descriptor = os.open(path, os.O_RDONLY)
+                        os.fdatasync(descriptor)
+                        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+                        os.close(descriptor)
+
+    thread = threading.Thread(target=drop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _run(data: Path, master: str, rows: int, partitions: int, socket: str, group: Path | None = None) -> dict[str, Any]:
     local = data / "local"
     local.mkdir()
     command = [sys.executable, "-m", "bench.spark_shuffle_job", master, str(rows), str(partitions), str(local)]
@@ -55,7 +112,7 @@ def _run(data: Path, master: str, rows: int, partitions: int, socket: str) -> di
             text=True,
             check=True,
             start_new_session=True,
-            preexec_fn=join_group(None),
+            preexec_fn=join_group(group),
         )
     finally:
         shutil.rmtree(local, ignore_errors=True)
