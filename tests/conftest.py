@@ -105,6 +105,11 @@ def verified(store: Store) -> Iterator[Store]:
         store.close()
 
 
+def pytest_unconfigure() -> None:
+    """At the end everything may go in the usual way."""
+    gc.unfreeze()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Remember a test that raised (also where that is expected): its traceback keeps its variables, and so their

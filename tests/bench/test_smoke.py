@@ -32,6 +32,7 @@ NAMES = (
     "spark_sql",
     "dask",
 )
+SLOWEST = {"spark_sql": pytest.mark.soak}  # two applications of Spark, of which `spark` starts two as well
 TIMEOUT_S = 180
 
 
@@ -53,7 +54,7 @@ def run(module: str, *arguments: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOWEST.get(name, ())) for name in NAMES])
 def test_runs_at_smoke_size(name: str, tmp_path: Path) -> None:
     out = tmp_path / "results.json"
     report = json.loads(run("bench", name, "--smoke", "--json", "--out", str(out)))
