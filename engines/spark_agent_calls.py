@@ -22,6 +22,8 @@ from tierstore.shuffle.output import Piece
 from tierstore.shuffle.placed import PlacedWriter
 from tierstore.shuffle.receipt import Receipt
 
+from .spark_agent_cache import TABLE as CACHE_TABLE
+
 PIECES_MAX, PIECES_BYTES = 512, 32 << 20  # of one answer to `next`; a larger piece comes alone
 Answer = tuple[dict[str, Any], list[Any]]
 
@@ -34,6 +36,7 @@ class Shared:
         self._turn = threading.Lock()
         self._shuffles: dict[tuple[str, int], Shuffle] = {}
         self.apps: set[str] = set()  # whose lease this agent renews
+        self.groups: dict[str, float] = {}  # of caches: when they were last written to
 
     def opened(self, app: str, number: int, terms: dict[str, Any] | None = None) -> Shuffle:
         """A shuffle, opened at its first use. terms: partitions, and of the application's first opening lease_s, quota, pool."""
@@ -286,4 +289,4 @@ TABLE: dict[str, Callable[..., Answer]] = {
         *("shuffle", "attempt", "run", "run_seal", "run_put", "commit", "abort"),
         *("read", "next", "read_end", "drop", "end"),
     )
-}
+} | CACHE_TABLE

@@ -1,0 +1,97 @@
+package io.tierstore.spark;
+
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.Iterator;
+import java.util.List;
+import java.util.NoSuchElementException;
+import org.apache.arrow.vector.FieldVector;
+import org.apache.spark.TaskContext;
+import org.apache.spark.sql.catalyst.InternalRow;
+import org.apache.spark.sql.catalyst.expressions.Attribute;
+import org.apache.spark.sql.catalyst.expressions.UnsafeProjection;
+import org.apache.spark.sql.execution.arrow.ArrowWriter;
+import org.apache.spark.sql.types.Metadata;
+import org.apache.spark.sql.types.StructField;
+import org.apache.spark.sql.types.StructType;
+import org.apache.spark.sql.vectorized.ArrowColumnVector;
+import org.apache.spark.sql.vectorized.ColumnVector;
+import org.apache.spark.sql.vectorized.ColumnarBatch;
+import org.apache.spark.util.TaskCompletionListener;
+import scala.collection.immutable.Seq;
+import scala.jdk.javaapi.CollectionConverters;
+
+/** From batches to rows, and from rows to batches. */
+final class CacheRows {
+  private CacheRows() {}
+
+  static StructType schema(Seq<Attribute> columns) {
+    List<StructField> fields = new ArrayList<>();
+    for (Attribute column : CollectionConverters.asJava(columns)) {
+      fields.add(new StructField(column.name(), column.dataType(), true, Metadata.empty()));
+    }
+    return new StructType(fields.toArray(new StructField[0]));
+  }
+
+  /** A batch of Spark over vectors of Arrow. */
+  static ColumnarBatch batch(List<FieldVector> vectors, int rows) {
+    ColumnVector[] columns = new ColumnVector[vectors.size()];
+    for (int number = 0; number < columns.length; number++) {
+      columns[number] = new ArrowColumnVector(vectors.get(number));
+    }
+    return new ColumnarBatch(columns, rows);
+  }
+
+  /** Rows as Spark's operators expect them; each is valid until the next. stored: null if there are no columns. */
+  static Iterator<InternalRow> rows(Iterator<ColumnarBatch> batches, StructType stored) {
+    UnsafeProjection project = UnsafeProjection.create(stored == null ? new StructType() : stored);
+    return new Iterator<>() {
+      private Iterator<InternalRow> current = Collections.emptyIterator();
+
+      @Override
+      public boolean hasNext() {
+        while (!current.hasNext() && batches.hasNext()) {
+          current = batches.next().rowIterator();
+        }
+        return current.hasNext();
+      }
+
+      @Override
+      public InternalRow next() {
+        if (!hasNext()) {
+          throw new NoSuchElementException();
+        }
+        return project.apply(current.next());
+      }
+    };
+  }
+
+  /** Rows as batches, each valid until the next. stored: null if there are no columns. */
+  static Iterator<ColumnarBatch> batches(Iterator<InternalRow> rows, StructType stored, int most) {
+    ArrowWriter writer = CacheTypes.writer(stored == null ? new StructType() : stored);
+    atEnd(writer.root()::close);
+    return new Iterator<>() {
+      @Override
+      public boolean hasNext() {
+        return rows.hasNext();
+      }
+
+      @Override
+      public ColumnarBatch next() {
+        writer.reset();
+        int count = 0;
+        while (count < most && rows.hasNext()) {
+          writer.write(rows.next());
+          count++;
+        }
+        writer.finish();
+        return batch(writer.root().getFieldVectors(), count);
+      }
+    };
+  }
+
+  /** Do something when the task ends, however. */
+  static void atEnd(Runnable work) {
+    TaskContext.get().addTaskCompletionListener((TaskCompletionListener) context -> work.run());
+  }
+}
