@@ -1,5 +1,6 @@
 package io.tierstore.spark;
 
+import java.util.Arrays;
 import org.apache.spark.sql.catalyst.InternalRow;
 import org.apache.spark.sql.catalyst.expressions.GenericInternalRow;
 import org.apache.spark.sql.catalyst.expressions.UnsafeProjection;
@@ -30,11 +31,14 @@ import org.apache.spark.sql.types.StructType;
 import org.apache.spark.sql.types.TimestampNTZType;
 import org.apache.spark.sql.types.TimestampType;
 import org.apache.spark.sql.types.YearMonthIntervalType;
+import org.apache.spark.unsafe.types.UTF8String;
 
 /** Bounds of the columns of a batch, by Spark's own collectors, so that Spark's own filter leaves the same batches out. */
 final class BatchStatistics {
   /** Of each column: lower and upper bound, nulls, rows, bytes. Spark's filter relies on this order. */
   private static final int FIELDS = 5;
+  /** Of a text as a bound. */
+  private static final int TEXT_BYTES = 256;
 
   private final DataType[] types;
   private final ColumnStats[] columns;
@@ -81,9 +85,28 @@ final class BatchStatistics {
       Object[] found = columns[number] == null
           ? new Object[] {null, null, nulls[number], rows, 0L} : columns[number].collectedStatistics();
       System.arraycopy(found, 0, values, FIELDS * number, FIELDS);
+      if (types[number] instanceof StringType text && text.supportsBinaryOrdering()) {
+        values[FIELDS * number] = shortened((UTF8String) found[0], false);
+        values[FIELDS * number + 1] = shortened((UTF8String) found[1], true);
+      }
     }
     begin();
     return compact.apply(new GenericInternalRow(values)).copy(); // one byte array, of which Spark's heap has to know
+  }
+
+  /**
+   * A bound of long texts, shorter and a little looser: handles are to stay small. An upper bound ends with a byte that
+   * is larger than any in UTF-8, so it is above all that begins as it does.
+   */
+  private static UTF8String shortened(UTF8String bound, boolean upper) {
+    if (bound == null || bound.numBytes() <= TEXT_BYTES) {
+      return bound;
+    }
+    byte[] bytes = Arrays.copyOf(bound.getBytes(), upper ? TEXT_BYTES + 1 : TEXT_BYTES);
+    if (upper) {
+      bytes[TEXT_BYTES] = (byte) 0xFF;
+    }
+    return UTF8String.fromBytes(bytes);
   }
 
   /** Null for types that have no order that filters use: their bounds are not known. */

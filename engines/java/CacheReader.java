@@ -8,9 +8,12 @@ import java.util.Deque;
 import java.util.Iterator;
 import java.util.List;
 import java.util.NoSuchElementException;
+import java.util.Set;
+import java.util.concurrent.ConcurrentHashMap;
 import org.apache.arrow.memory.ArrowBuf;
 import org.apache.arrow.memory.BufferAllocator;
 import org.apache.arrow.vector.types.pojo.Schema;
+import org.apache.spark.TaskContext;
 import org.apache.spark.sql.columnar.CachedBatch;
 import org.apache.spark.sql.util.ArrowUtils;
 import org.apache.spark.sql.vectorized.ColumnarBatch;
@@ -24,15 +27,19 @@ final class CacheReader implements Iterator<ColumnarBatch> {
       ArrowUtils.rootAllocator().newChildAllocator("tierstore cache", 0, Long.MAX_VALUE);
   /** Batches that are found by one request. */
   private static final int AHEAD = 16;
+  private static final Set<CacheReader> OPEN = ConcurrentHashMap.newKeySet();
 
   private final Caches.Place place;
   private final int partition;
+  private final long task;
   private final Iterator<CachedBatch> handles;
   private final Schema schema;
   private final int[] columns;
   private final BlockReader blocks;
   private final Deque<TierCachedBatch> ahead = new ArrayDeque<>();
   private ColumnarBatch current;
+  /** Whether Spark holds the block's read lock for us: until its iterator says that it is at its end. */
+  private boolean locking = true;
   private boolean closed;
 
   CacheReader(Caches.Place place, int partition, Iterator<CachedBatch> handles, Schema schema, int[] columns) {
@@ -42,12 +49,14 @@ final class CacheReader implements Iterator<ColumnarBatch> {
     this.schema = schema;
     this.columns = columns;
     blocks = new BlockReader(ALLOCATOR);
+    task = TaskContext.get().taskAttemptId();
+    OPEN.add(this);
     CacheRows.atEnd(this::close);
   }
 
   @Override
   public synchronized boolean hasNext() {
-    return !ahead.isEmpty() || handles.hasNext();
+    return !ahead.isEmpty() || more();
   }
 
   @Override
@@ -56,7 +65,7 @@ final class CacheReader implements Iterator<ColumnarBatch> {
       throw new NoSuchElementException("the task has ended");
     }
     letGo();
-    while (ahead.size() < AHEAD && handles.hasNext()) {
+    while (ahead.size() < AHEAD && more()) {
       ahead.add((TierCachedBatch) handles.next());
     }
     TierCachedBatch handle = ahead.remove();
@@ -72,8 +81,25 @@ final class CacheReader implements Iterator<ColumnarBatch> {
       if (handle.key == null) {
         throw new UncheckedIOException(e);
       }
-      throw Lost.batch(place, partition, handle.key, e);
+      throw Lost.batch(place, partition, handle.key, unlocked(), e);
     }
+  }
+
+  private boolean more() {
+    locking = locking && handles.hasNext();
+    return locking;
+  }
+
+  /** How many locks of the block this task has; they are given up. A join with itself reads a block twice at a time. */
+  private int unlocked() {
+    int found = 0;
+    for (CacheReader other : OPEN) {
+      if (other.task == task && other.partition == partition && other.place.rdd() == place.rdd() && other.locking) {
+        other.locking = false;
+        found++;
+      }
+    }
+    return found;
   }
 
   /** Those that the next requests may be for. */
@@ -103,6 +129,7 @@ final class CacheReader implements Iterator<ColumnarBatch> {
   private synchronized void close() {
     if (!closed) {
       closed = true;
+      OPEN.remove(this);
       letGo();
       blocks.close();
     }

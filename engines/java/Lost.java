@@ -16,14 +16,19 @@ final class Lost {
 
   private Lost() {}
 
-  /** Have Spark forget the block; then throw what this returns, and the next attempt of the task makes it anew. */
-  static IllegalStateException batch(Caches.Place place, int partition, String key, Exception why) {
+  /**
+   * Have Spark forget the block; then throw what this returns, and the next attempt of the task makes it anew.
+   *
+   * <p>locks: how often this task holds the block's read lock; with one of them the removal would wait for ever.
+   */
+  static IllegalStateException batch(Caches.Place place, int partition, String key, int locks, Exception why) {
     SparkEnv env = SparkEnv.get();
     BlockManager blocks = env.blockManager();
     RDDBlockId id = new RDDBlockId(place.rdd(), partition);
     if (blocks.getStatus(id).isDefined()) {
-      // This task holds the block's read lock, for which the removal would wait for ever.
-      blocks.releaseLock(id, Option.apply(TaskContext.get()));
+      for (int left = locks; left > 0; left--) {
+        blocks.releaseLock(id, Option.apply(TaskContext.get()));
+      }
       blocks.removeBlock(id, true);
     } else {
       blocks.master().removeBlock(id); // handles of another executor, whose store is not ours
