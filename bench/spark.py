@@ -2,7 +2,7 @@
 
 Points in Parquet files, twice as many as Spark's storage memory has room for; two executors of one core (at smoke size,
 two threads). One file is one task for everyone, the arithmetic is the same NumPy, all take turns. Then shuffles, in
-spark_shuffle.py.
+spark_shuffle.py, and df.cache() in the store, in spark_cache.py.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import tierstore
 from tierstore.ringbuf.errors import ConfigError
 
-from . import spark_shuffle
+from . import spark_cache, spark_shuffle
 from .data import GIB, MIB
 from .harness import Bench, at_least, at_most, in_turns, ratios, seconds
 from .node import MEMORY, connected, folder, serving
@@ -35,13 +35,14 @@ Step = Callable[[Assign], Any]
 
 
 def run(bench: Bench) -> None:
-    """K-means, then shuffles."""
+    """K-means, then shuffles, then MLlib on cached data."""
     missing = _missing()
     if missing:
         bench.skip(FIGURE, missing)
         return
     _kmeans(bench)
     spark_shuffle.measure(bench)
+    spark_cache.measure(bench)
 
 
 def _kmeans(bench: Bench) -> None:
@@ -126,7 +127,8 @@ def _session(master: str, socket: str, local: Path, smoke: bool) -> Iterator[Any
     builder: Any = SparkSession.builder.master(master).appName("tierstore bench")
     for name, value in settings.items():
         builder = builder.config(name, value)
-    spark = configure(builder, socket=socket).getOrCreate()
+    # The rival's df.cache() is Spark's own.
+    spark = configure(builder, socket=socket, cache=False).getOrCreate()
     spark.sparkContext.setLogLevel("OFF")
     gateway = spark.sparkContext._gateway
     try:

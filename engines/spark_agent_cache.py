@@ -91,7 +91,7 @@ def map_blocks(calls: Calls, _: bytearray, keys: list[str], hashes: list[str], r
         calls._pins.pop(number, None)
     told: list[list[int]] = []
     parts: list[Any] = []
-    sent = 0
+    sent, session = 0, calls._store._session
     for key, hashed in zip(keys, hashes, strict=True):
         root = calls._shared.lean.root(key)
         if root is not None and not root.head:
@@ -100,6 +100,8 @@ def map_blocks(calls: Calls, _: bytearray, keys: list[str], hashes: list[str], r
             told.append([0, ABSENT, 0, 0])
             continue
         buffer, _parts = calls._shared.lean.bytes(key)
+        if session.injecting and root.head:
+            session.charge(root.segment, buffer.size)  # the JVM reads it at the speed of memory
         place = calls._place(buffer.address, buffer.size)
         if place is None:
             if told and sent + buffer.size > MAPPED_BYTES:

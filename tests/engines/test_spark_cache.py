@@ -23,7 +23,6 @@ pytest.importorskip("pyspark", reason="PySpark is not installed: pip install 'ti
 from pyspark import SparkContext, cloudpickle
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql import types as T
 
 from tierstore.spark import configure
 
@@ -238,7 +237,7 @@ def test_all_types_come_back_as_they_were(place: Place, spark: Any) -> None:
         spark.conf.unset("spark.sql.inMemoryColumnarStorage.enableVectorizedReader")
     memory, disk = place.held()
     assert disk == 0 and memory < cache["bytes"] / 20
-    assert not [path for path in place.scratch.rglob("rdd_*")]
+    assert not list(place.scratch.rglob("rdd_*"))
 
 
 def test_rows_larger_than_a_segment_and_no_rows_at_all(place: Place, spark: Any) -> None:
