@@ -79,9 +79,7 @@ def _iterations(spark: Any) -> list[float]:
     found = {}
     for job in [jobs.apply(number) for number in range(jobs.length())]:
         if "collectAsMap" in job.name():
-            found[job.jobId()] = (
-                job.completionTime().get().getTime() - job.submissionTime().get().getTime()
-            ) / 1e3
+            found[job.jobId()] = (job.completionTime().get().getTime() - job.submissionTime().get().getTime()) / 1e3
     times = [found[number] for number in sorted(found)]
     return times[1:] or times
 

@@ -12,6 +12,7 @@ import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
 import org.apache.arrow.memory.ArrowBuf;
 import org.apache.arrow.memory.BufferAllocator;
+import org.apache.arrow.vector.FieldVector;
 import org.apache.arrow.vector.types.pojo.Schema;
 import org.apache.spark.TaskContext;
 import org.apache.spark.sql.columnar.CachedBatch;
@@ -38,6 +39,7 @@ final class CacheReader implements Iterator<ColumnarBatch> {
   private final BlockReader blocks;
   private final Deque<TierCachedBatch> ahead = new ArrayDeque<>();
   private ColumnarBatch current;
+  private List<FieldVector> vectors = List.of();
   /** Whether Spark holds the block's read lock for us: until its iterator says that it is at its end. */
   private boolean locking = true;
   private boolean closed;
@@ -75,7 +77,8 @@ final class CacheReader implements Iterator<ColumnarBatch> {
     }
     try {
       ArrowBuf frame = handle.key == null ? copied(handle.bytes) : blocks.open(handle, stored());
-      current = CacheRows.batch(BatchFrame.vectors(frame, schema, columns, ALLOCATOR), handle.numRows());
+      vectors = BatchFrame.vectors(frame, schema, columns, ALLOCATOR);
+      current = CacheRows.batch(vectors, handle.numRows());
       return current;
     } catch (IOException e) {
       if (handle.key == null) {
@@ -100,6 +103,11 @@ final class CacheReader implements Iterator<ColumnarBatch> {
       }
     }
     return found;
+  }
+
+  /** Of the batch that was given last. */
+  synchronized List<FieldVector> vectors() {
+    return vectors;
   }
 
   /** Those that the next requests may be for. */

@@ -1,16 +1,21 @@
 package io.tierstore.spark;
 
 import java.util.ArrayList;
-import java.util.Collections;
 import java.util.Iterator;
 import java.util.List;
 import java.util.NoSuchElementException;
+import java.util.stream.IntStream;
 import org.apache.arrow.vector.FieldVector;
 import org.apache.spark.TaskContext;
 import org.apache.spark.sql.catalyst.InternalRow;
 import org.apache.spark.sql.catalyst.expressions.Attribute;
+import org.apache.spark.sql.catalyst.expressions.BoundReference;
+import org.apache.spark.sql.catalyst.expressions.Expression;
+import org.apache.spark.sql.catalyst.expressions.GenericInternalRow;
+import org.apache.spark.sql.catalyst.expressions.JoinedRow;
 import org.apache.spark.sql.catalyst.expressions.UnsafeProjection;
 import org.apache.spark.sql.execution.arrow.ArrowWriter;
+import org.apache.spark.sql.types.DataType;
 import org.apache.spark.sql.types.Metadata;
 import org.apache.spark.sql.types.StructField;
 import org.apache.spark.sql.types.StructType;
@@ -43,17 +48,29 @@ final class CacheRows {
   }
 
   /** Rows as Spark's operators expect them; each is valid until the next. stored: null if there are no columns. */
-  static Iterator<InternalRow> rows(Iterator<ColumnarBatch> batches, StructType stored) {
-    UnsafeProjection project = UnsafeProjection.create(stored == null ? new StructType() : stored);
+  static Iterator<InternalRow> rows(CacheReader batches, StructType stored) {
+    StructType columns = stored == null ? new StructType() : stored;
+    int[] nested = IntStream.range(0, columns.size())
+        .filter(number -> StoredValue.nested(columns.fields()[number].dataType())).toArray();
+    UnsafeProjection project = projection(columns, nested);
     return new Iterator<>() {
-      private Iterator<InternalRow> current = Collections.emptyIterator();
+      private final Object[] values = new Object[nested.length];
+      private final StoredValue[] found = new StoredValue[nested.length];
+      private final JoinedRow joined = new JoinedRow();
+      private ColumnarBatch current;
+      private int row;
 
       @Override
       public boolean hasNext() {
-        while (!current.hasNext() && batches.hasNext()) {
-          current = batches.next().rowIterator();
+        while ((current == null || row == current.numRows()) && batches.hasNext()) {
+          current = batches.next();
+          row = 0;
+          for (int number = 0; number < nested.length; number++) {
+            found[number] = StoredValue.of(
+                batches.vectors().get(nested[number]), columns.fields()[nested[number]].dataType());
+          }
         }
-        return current.hasNext();
+        return current != null && row < current.numRows();
       }
 
       @Override
@@ -61,9 +78,25 @@ final class CacheRows {
         if (!hasNext()) {
           throw new NoSuchElementException();
         }
-        return project.apply(current.next());
+        for (int number = 0; number < found.length; number++) {
+          values[number] = found[number].at(row);
+        }
+        return project.apply(joined.apply(current.getRow(row++), new GenericInternalRow(values)));
       }
     };
+  }
+
+  /** Of a batch's row, whose nested columns stand behind it once more, as StoredValue gives them. */
+  private static UnsafeProjection projection(StructType columns, int[] nested) {
+    List<Expression> chosen = new ArrayList<>();
+    for (StructField field : columns.fields()) {
+      chosen.add(new BoundReference(chosen.size(), field.dataType(), true));
+    }
+    for (int number = 0; number < nested.length; number++) {
+      DataType type = columns.fields()[nested[number]].dataType();
+      chosen.set(nested[number], new BoundReference(columns.size() + number, type, true));
+    }
+    return UnsafeProjection.create(CollectionConverters.asScala(chosen).toSeq());
   }
 
   /** Rows as batches, each valid until the next. stored: null if there are no columns. */

@@ -1,5 +1,6 @@
 package io.tierstore.spark;
 
+import java.util.Arrays;
 import java.util.Iterator;
 import java.util.List;
 import org.apache.spark.SparkConf;
@@ -33,9 +34,12 @@ public final class TierCacheSerializer extends SimpleMetricsCachedBatchSerialize
     return false; // rows are written to Arrow as they come; Spark's columnar sources are not Arrow either
   }
 
+  /** Nested values come to Spark's operators faster by rows, see StoredValue; its own serializer gives them so too. */
   @Override
   public boolean supportsColumnarOutput(StructType schema) {
-    return Caches.wanted() && CacheTypes.stored(schema) != null || plain.supportsColumnarOutput(schema);
+    StructType stored = Caches.wanted() ? CacheTypes.stored(schema) : null;
+    return plain.supportsColumnarOutput(schema)
+        || stored != null && Arrays.stream(stored.fields()).noneMatch(field -> StoredValue.nested(field.dataType()));
   }
 
   @Override
@@ -92,7 +96,7 @@ public final class TierCacheSerializer extends SimpleMetricsCachedBatchSerialize
         CacheRows.rows(batches(place, partition, found, stored, columns), chosen), true).rdd();
   }
 
-  private static Iterator<ColumnarBatch> batches(
+  private static CacheReader batches(
       Caches.Place place, int partition, Iterator<CachedBatch> found, StructType stored, int[] columns) {
     return new CacheReader(place, partition, found, CacheTypes.arrow(stored), columns);
   }
