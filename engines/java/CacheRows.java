@@ -56,6 +56,7 @@ final class CacheRows {
     return new Iterator<>() {
       private final Object[] values = new Object[nested.length];
       private final StoredValue[] found = new StoredValue[nested.length];
+      private final InternalRow converted = new GenericInternalRow(values);
       private final JoinedRow joined = new JoinedRow();
       private ColumnarBatch current;
       private int row;
@@ -81,7 +82,8 @@ final class CacheRows {
         for (int number = 0; number < found.length; number++) {
           values[number] = found[number].at(row);
         }
-        return project.apply(joined.apply(current.getRow(row++), new GenericInternalRow(values)));
+        InternalRow flat = current.getRow(row++);
+        return project.apply(found.length == 0 ? flat : joined.apply(flat, converted));
       }
     };
   }

@@ -20,7 +20,7 @@ from tierstore.emulation.procs import Daemon
 
 pytest.importorskip("pyspark", reason="PySpark is not installed: pip install 'tierstore[spark]'")
 
-from pyspark import SparkContext, cloudpickle
+from pyspark import SparkContext, StorageLevel, cloudpickle
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -528,6 +528,18 @@ def test_no_daemon_or_no_wish_is_sparks_own_cache(place: Place) -> None:
         kept = cached(spark.range(0, ROWS, 1, PARTS).selectExpr("id", "sha2(cast(id as string), 256) t"))
         assert kept.agg(F.countDistinct("t")).first()[0] == ROWS
         assert place.caches() == [] and place.held()[0] > 1_000_000
+
+
+@pytest.mark.soak
+def test_handles_are_spilled_and_sent_by_either_serializer(place: Place) -> None:
+    for name in ("JavaSerializer", "KryoSerializer"):
+        spark = place.spark(spark_serializer=f"org.apache.spark.serializer.{name}")
+        frame = spark.range(0, ROWS, 1, PARTS).selectExpr("id", "sha2(cast(id as string), 256) t")
+        kept = frame.where("true").persist(StorageLevel.DISK_ONLY)
+        assert kept.count() == ROWS
+        assert kept.collect() == frame.collect() and kept.where("id = 777").count() == 1
+        memory, disk = place.held()
+        assert memory == 0 and 0 < disk < 100_000 and len(place.blocks()) == ROWS // 1000
 
 
 @pytest.mark.soak
