@@ -31,7 +31,7 @@ NAMES = (
     "spark",
     "dask",
 )
-TIMEOUT_S = 180
+TIMEOUT_S = 300  # `spark` starts five JVMs one after the other
 
 
 def run(module: str, *arguments: str) -> str:
