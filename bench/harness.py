@@ -36,6 +36,8 @@ NAMES = (
     "terasort",
     "wire",
     "spark",
+    "spark_shuffle",
+    "spark_cache",
     "spark_sql",
     "dask",
 )

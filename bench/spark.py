@@ -1,8 +1,7 @@
 """How much faster is an iteration of k-means in Spark tasks that map the store's columns than in tasks that get them otherwise?
 
 Points in Parquet files, twice as many as Spark's storage memory has room for; two executors of one core (at smoke size,
-two threads). One file is one task for everyone, the arithmetic is the same NumPy, all take turns. Then shuffles, in
-spark_shuffle.py.
+two threads). One file is one task for everyone, the arithmetic is the same NumPy, all take turns.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,6 @@ import pyarrow.parquet as pq
 import tierstore
 from tierstore.ringbuf.errors import ConfigError
 
-from . import spark_shuffle
 from .data import GIB, MIB
 from .harness import Bench, at_least, at_most, in_turns, ratios, seconds
 from .node import MEMORY, connected, folder, serving
@@ -35,13 +34,12 @@ Step = Callable[[Assign], Any]
 
 
 def run(bench: Bench) -> None:
-    """K-means, then shuffles."""
+    """All four ways."""
     reason = missing()
     if reason:
         bench.skip(FIGURE, reason)
         return
     _kmeans(bench)
-    spark_shuffle.measure(bench)
 
 
 def _kmeans(bench: Bench) -> None:
@@ -80,8 +78,10 @@ def _kmeans(bench: Bench) -> None:
         _report(bench, samples, centroids)
 
 
-def missing() -> str:
-    """Why Spark cannot run here; nothing if it can."""
+def missing(jdk: bool = False) -> str:
+    """Why Spark cannot run here; nothing if it can. jdk: our jar is to be built, too."""
+    if jdk and shutil.which("javac") is None:
+        return "there is no JDK: apt install openjdk-17-jdk-headless"
     if importlib.util.find_spec("pyspark") is None:
         return "PySpark is not installed: pip install 'tierstore[spark]'"
     from tierstore.engines.spark_settings import find_java
@@ -126,7 +126,8 @@ def _session(master: str, socket: str, local: Path, smoke: bool) -> Iterator[Any
     builder: Any = SparkSession.builder.master(master).appName("tierstore bench")
     for name, value in settings.items():
         builder = builder.config(name, value)
-    spark = configure(builder, socket=socket, shuffle=False).getOrCreate()
+    # The rival's df.cache() is Spark's own.
+    spark = configure(builder, socket=socket, shuffle=False, cache=False).getOrCreate()
     spark.sparkContext.setLogLevel("OFF")
     gateway = spark.sparkContext._gateway
     try:

@@ -1,7 +1,7 @@
-"""Shuffle-heavy Spark jobs with the store and with Spark's own sort shuffle: applications in turns, the same settings.
+"""How much processor time and disk do shuffle-heavy Spark jobs take with the store, against Spark's own sort shuffle?
 
-Tasks' CPU is what Spark counts. Beside it stands the CPU of all processes that work for the application (driver, executors,
-agents), because agents do a part of the work, and of the daemon.
+Applications in turns, the same settings. Tasks' CPU is what Spark counts. Beside it stands the CPU of all processes that work for
+the application (driver, executors, agents), because agents do a part of the work, and of the daemon.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from .cgroup import NotPermittedError, disk_group
 from .data import MIB
 from .harness import Bench, at_least, at_most, ratios
 from .node import child_environment, folder, join_group, serving
+from .spark import missing
 
 OURS, SORT = "the store", "Spark's sort shuffle"
 JOBS = ("groupBy", "join", "sort", "repartition")
@@ -28,10 +29,11 @@ ROW_BYTES = 72
 DROP_S = 0.2
 
 
-def measure(bench: Bench) -> None:
+def run(bench: Bench) -> None:
     """Both in turns, each round in the other order."""
-    if shutil.which("javac") is None:
-        bench.skip("shuffles in the store", "there is no JDK: apt install openjdk-17-jdk-headless")
+    reason = missing(jdk=True)
+    if reason:
+        bench.skip("shuffles in the store", reason)
         return
     rows = bench.parameter("shuffle rows", 20_000, 28_000_000)
     rounds = bench.parameter("shuffle rounds", 1, 3)

@@ -27,7 +27,7 @@ SMOKE = {"tpch": [3, 5], "tpcds": [3, 7]}
 
 def run(bench: Bench) -> None:
     """Both applications."""
-    reason = missing() or ("" if shutil.which("javac") else "there is no JDK: apt install openjdk-17-jdk-headless")
+    reason = missing(jdk=True)
     if reason:
         bench.skip(FIGURE, reason)
         return

@@ -30,7 +30,12 @@ _ENDINGS = (".parquet", ".parq", ".pq")
 
 
 def configure(
-    builder: Any, *, socket: str | None = None, dram: str | int | None = None, shuffle: bool | None = None
+    builder: Any,
+    *,
+    socket: str | None = None,
+    dram: str | int | None = None,
+    shuffle: bool | None = None,
+    cache: bool | None = None,
 ) -> Any:
     """Set on a SparkSession.builder what its Python workers and its JVMs need, and return it.
 
@@ -38,8 +43,9 @@ def configure(
     dram:   where no daemon answers on this node, start one with so much memory; it ends with this process and removes its
             data. Enough for local mode. On each other node run ``tierstore serve``; without it tasks read the files.
     shuffle: whether shuffles go to the store, for which JVMs load our jar; default: if there is one or it can be built.
+    cache:   the same for df.cache() and persist().
     Sets:   also JAVA_HOME and PYSPARK_PYTHON of this process where they are not set and Spark would not find the right ones.
-    Raises: ConfigError where no Java is found (or no jar, with shuffle=True), PeerLost if the daemon does not start.
+    Raises: ConfigError where no Java is found (or no jar, with shuffle=True or cache=True), PeerLost if the daemon does not start.
     """
     spark_settings.find_java(os.environ)
     spark_settings.find_python(os.environ)
@@ -48,7 +54,8 @@ def configure(
         from .spark_daemon import running
 
         path = running(path, parse_size(dram, "dram"))
-    for name, value in (spark_settings.settings(path) | spark_settings.jar_settings(path, shuffle)).items():
+    made = spark_settings.settings(path) | spark_settings.jar_settings(path, shuffle, cache)
+    for name, value in made.items():
         builder = builder.config(name, _with_own(builder, name, value))
     return builder
 

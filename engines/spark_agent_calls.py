@@ -22,6 +22,8 @@ from tierstore.shuffle.output import Piece
 from tierstore.shuffle.placed import PlacedWriter
 from tierstore.shuffle.receipt import Receipt
 
+from .spark_agent_cache import TABLE as CACHE_TABLE
+
 # Of one answer to `next`; a piece above that comes alone. STARTS_MAX: where partitions begin, in all its pieces.
 PIECES_MAX, PIECES_BYTES, STARTS_MAX = 512, 32 << 20, 1 << 17
 Answer = tuple[dict[str, Any], list[Any]]
@@ -35,6 +37,7 @@ class Shared:
         self._turn = threading.Lock()
         self._shuffles: dict[tuple[str, int], Shuffle] = {}
         self.apps: set[str] = set()  # whose lease this agent renews
+        self.groups: dict[str, float] = {}  # of caches: when they were last written to
 
     def opened(self, app: str, number: int, terms: dict[str, Any] | None = None) -> Shuffle:
         """A shuffle, opened at its first use. terms: partitions, and of the application's first opening lease_s, quota, pool."""
@@ -285,4 +288,4 @@ TABLE: dict[str, Callable[..., Answer]] = {
         *("shuffle", "attempt", "run", "run_seal", "run_put", "commit", "abort"),
         *("read", "next", "read_end", "drop", "end"),
     )
-}
+} | CACHE_TABLE

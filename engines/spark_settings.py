@@ -44,17 +44,24 @@ def settings(socket: str) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def jar_settings(socket: str, shuffle: bool | None) -> dict[str, str]:
-    """Settings of the plugin; none if it is not wanted (False), or not there and not asked for (None). Raises ConfigError."""
-    if shuffle is False:
+def jar_settings(socket: str, shuffle: bool | None, cache: bool | None = None) -> dict[str, str]:
+    """Settings of the plugin, for shuffles and for cached data. Raises ConfigError.
+
+    None: where there is a jar.  True: without one it is an error.  False for both: no plugin.
+    """
+    if shuffle is False and cache is False:
         return {}
     try:
-        return plugin_settings(str(jar()), socket)
+        found = plugin_settings(str(jar()), socket)
     except ConfigError as error:
-        if shuffle:
+        if shuffle or cache:
             raise
-        log.warning("Spark's shuffles stay Spark's own: %s", error)
+        log.warning("Spark's shuffles and cached data stay Spark's own: %s", error)
         return {}
+    for name, wanted in (("shuffle", shuffle), ("cache", cache)):
+        if wanted is False:
+            found[f"spark.tierstore.{name}"] = "false"
+    return found
 
 
 def plugin_settings(path: str, socket: str) -> dict[str, str]:

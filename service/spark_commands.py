@@ -20,7 +20,10 @@ from .output import json_option, socket_option
 @click.option(
     "--shuffle/--no-shuffle", default=None, help="Shuffles in the store, for which JVMs load tierstore's jar."
 )
-def spark(socket: str | None, as_json: bool, shuffle: bool | None) -> None:
+@click.option(
+    "--cache/--no-cache", default=None, help="df.cache() in the store, for which JVMs load tierstore's jar too."
+)
+def spark(socket: str | None, as_json: bool, shuffle: bool | None, cache: bool | None) -> None:
     """Print what Spark has to be told so that its workers and JVMs find the store: as --conf options, or as JSON."""
     from .client import SocketControl
     from .config import load_config
@@ -33,7 +36,7 @@ def spark(socket: str | None, as_json: bool, shuffle: bool | None) -> None:
     except PeerLost as error:
         click.echo(f"tierstore: {error}; until then tasks read the files", err=True)
     try:
-        found |= made.jar_settings(str(path), shuffle)
+        found |= made.jar_settings(str(path), shuffle, cache)
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
     try:

@@ -17,6 +17,7 @@ final class Settings {
       Map.entry("pythonpath", "where that Python finds tierstore, if it is not installed"),
       Map.entry("fallback", "auto (without a daemon: Spark's own shuffle) or never (an error)"),
       Map.entry("shuffle", "true or false: whether shuffles go to the store"),
+      Map.entry("cache", "true or false: whether df.cache() keeps data in the store"),
       Map.entry("lease", "a time such as 120s, at least 20s: how long data outlive the driver"),
       Map.entry("quota", "a size such as 10g, or 0 for none: the most that the application may hold"),
       Map.entry("pool", "the name of a pool of the store"),
@@ -30,6 +31,7 @@ final class Settings {
   final String pythonPath;
   final boolean fallback;
   final boolean shuffle;
+  final boolean cache;
   final long leaseSeconds;
   final long quota;
   final String pool;
@@ -50,6 +52,7 @@ final class Settings {
     pythonPath = conf.get(PREFIX + "pythonpath", "");
     fallback = choice(conf, "fallback", "auto", "auto", "never").equals("auto");
     shuffle = choice(conf, "shuffle", "true", "true", "false").equals("true");
+    cache = choice(conf, "cache", "true", "true", "false").equals("true");
     durable = choice(conf, "durable", "false", "true", "false").equals("true");
     pool = conf.get(PREFIX + "pool", "default");
     leaseSeconds = number(conf, "lease", "120s", false);

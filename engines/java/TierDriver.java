@@ -7,6 +7,7 @@ import org.apache.spark.SparkConf;
 import org.apache.spark.SparkContext;
 import org.apache.spark.api.plugin.DriverPlugin;
 import org.apache.spark.api.plugin.PluginContext;
+import org.apache.spark.sql.execution.columnar.InMemoryRelation$;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -14,12 +15,14 @@ import org.slf4j.LoggerFactory;
 final class TierDriver implements DriverPlugin {
   static final String MANAGER = "spark.shuffle.manager";
   static final String DATA_IO = "spark.shuffle.sort.io.plugin.class";
+  static final String SERIALIZER = "spark.sql.cache.serializer";
   private static final Logger LOG = LoggerFactory.getLogger(TierDriver.class);
   private SparkConf conf;
 
   @Override
   public Map<String, String> init(SparkContext context, PluginContext plugin) {
     conf = context.conf();
+    InMemoryRelation$.MODULE$.clearSerializer(); // of an application before this one in the same JVM
     Settings settings = Settings.of(conf);
     try {
       Agent.of(conf, 0);
@@ -39,13 +42,17 @@ final class TierDriver implements DriverPlugin {
       use(MANAGER, TierShuffleManager.class.getName());
       use(DATA_IO, TierDataIO.class.getName());
     }
+    if (settings.cache) {
+      use(SERIALIZER, TierCacheSerializer.class.getName());
+      context.addSparkListener(new CacheListener(conf));
+    }
     return Map.of();
   }
 
   /** Set what the user did not set. */
   private void use(String name, String value) {
     if (conf.contains(name) && !conf.get(name).equals(value)) {
-      LOG.warn("tierstore: {} is set to {} and stays so; {} would be needed for shuffles in the store", name,
+      LOG.warn("tierstore: {} is set to {} and stays so; {} would be needed for data in the store", name,
           conf.get(name), value);
       return;
     }

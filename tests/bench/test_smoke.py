@@ -29,10 +29,13 @@ NAMES = (
     "terasort",
     "wire",
     "spark",
+    "spark_shuffle",
+    "spark_cache",
     "spark_sql",
     "dask",
 )
-SLOWEST = {"spark_sql": pytest.mark.soak}  # two applications of Spark, of which `spark` starts two as well
+# Applications of Spark, of which `spark` starts one as well.
+SLOWEST = dict.fromkeys(("spark_shuffle", "spark_cache", "spark_sql"), pytest.mark.soak)
 TIMEOUT_S = 180
 
 

@@ -93,11 +93,11 @@ def test_workers_find_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 def test_the_command_prints_options_or_json(tmp_path: Path) -> None:
     path = str(tmp_path / "no daemon")
-    asked = CliRunner().invoke(main, ["spark", "--no-shuffle", "--socket", path])
+    asked = CliRunner().invoke(main, ["spark", "--no-shuffle", "--no-cache", "--socket", path])
     assert asked.exit_code == 0, asked.output
     assert f"--conf 'spark.executorEnv.TIERSTORE_SOCKET={path}'" in asked.stdout.splitlines()
     assert "no daemon answers" in asked.stderr and "tasks read the files" in asked.stderr
-    asked = CliRunner().invoke(main, ["spark", "--no-shuffle", "--socket", path, "--json"])
+    asked = CliRunner().invoke(main, ["spark", "--no-shuffle", "--no-cache", "--socket", path, "--json"])
     assert json.loads(asked.stdout) == spark_settings.settings(path)
 
 
@@ -107,7 +107,9 @@ def test_the_plugin_comes_with_the_jar(tmp_path: Path, monkeypatch: pytest.Monke
     found = spark_settings.jar_settings("/run/s", None)
     assert found["spark.plugins"] == "io.tierstore.spark.TierPlugin" and found["spark.jars"] == str(made)
     assert found["spark.tierstore.socket"] == "/run/s" and found["spark.tierstore.python"] == sys.executable
-    assert spark_settings.jar_settings("/run/s", False) == {}
+    assert spark_settings.jar_settings("/run/s", False, False) == {}
+    assert spark_settings.jar_settings("/run/s", False)["spark.tierstore.shuffle"] == "false"
+    assert spark_settings.jar_settings("/run/s", None, False)["spark.tierstore.cache"] == "false"
 
 
 def test_jars_and_plugins_of_the_user_stay() -> None:
