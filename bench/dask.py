@@ -42,7 +42,7 @@ def run(bench: Bench) -> None:
         return
     assert dask.dataframe and distributed
     rounds = bench.parameter("rounds", smoke=1, real=3)
-    limit_s = bench.parameter("limit s", smoke=60, real=600)
+    limit_s = bench.parameter("limit s", smoke=60, real=300)
     with folder() as path:
         size = bench.parameter("shuffle MiB, fits", smoke=4, real=2048)
         _shuffles(bench, Case(path, "fits", size, 0, rounds, limit_s), ("p2p", "tierstore"))
