@@ -208,7 +208,8 @@ class ShuffleReader:
             deadline = time.monotonic() + STOP_S
             for fetch in fetches.values():
                 fetch.join(deadline - time.monotonic())
-            self._shuffle.tell_counts()
+        # Not in the clause above: it also runs where this is collected, perhaps in the middle of another call.
+        self._shuffle.tell_counts()
 
     def _remotes(self) -> list[Remote]:
         return list(dict.fromkeys(source for source in self._sources.values() if isinstance(source, Remote)))
