@@ -6,11 +6,7 @@ them in memory and the rest in a file in memory that behaves like PMem.
 
 from __future__ import annotations
 
-import json
-import shutil
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +16,9 @@ import pyarrow.parquet as pq
 
 from .data import MIB
 from .harness import Bench, at_most, ratios
-from .node import child_environment, folder, join_group, serving
+from .node import folder, serving
 from .spark import missing
+from .spark_application import run_application
 
 OURS, SPARK = "the store", "MEMORY_AND_DISK"
 FILES, DIMENSIONS, CENTERS = 8, 20, 10
@@ -68,23 +65,7 @@ def _points(data: Path, rows: int) -> None:
 
 def _run(data: Path, master: str, iterations: int, socket: str) -> dict[str, Any]:
     local = data / "local"
-    local.mkdir()
-    command = [sys.executable, "-m", "bench.spark_cache_job", master, str(data), str(iterations), str(local)]
-    try:
-        done = subprocess.run(
-            [*command, *filter(None, [socket])],
-            env=child_environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            check=True,
-            start_new_session=True,
-            preexec_fn=join_group(None),
-        )
-    finally:
-        shutil.rmtree(local, ignore_errors=True)
-    made: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return made
+    return run_application("spark_cache_job", local, socket, master, str(data), str(iterations), str(local))
 
 
 def _report(bench: Bench, found: dict[str, list[dict[str, Any]]], emulated: str) -> None:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from .spark_application import ending
 from .spark_shuffle_job import cpu_s
 
 CLUSTERS = 10
@@ -101,15 +102,9 @@ def _bytes_of_blocks(local: str) -> int:
 def main(master: str, data: str, iterations: int, local: str, socket: str = "") -> None:
     """Run, and print JSON."""
     spark = session(master, local, socket)
-    try:
+    with ending(spark):
         spark.range(0, 1000, 1, 2).count()  # classes, agents
         found = measured(spark, data, iterations, local)
-    finally:
-        gateway = spark.sparkContext._gateway
-        spark.stop()
-        gateway.shutdown()
-        gateway.proc.stdin.close()
-        gateway.proc.wait(30)
     print(json.dumps(found))
 
 

@@ -7,11 +7,7 @@ the application (driver, executors, agents), because agents do a part of the wor
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,8 +16,9 @@ from typing import Any
 from .cgroup import NotPermittedError, disk_group
 from .data import MIB
 from .harness import Bench, at_least, at_most, ratios
-from .node import child_environment, folder, join_group, serving
+from .node import folder, serving
 from .spark import missing
+from .spark_application import run_application
 
 OURS, SORT = "the store", "Spark's sort shuffle"
 JOBS = ("groupBy", "join", "sort", "repartition")
@@ -103,23 +100,8 @@ def _cold(place: Path) -> Iterator[None]:
 
 def _run(data: Path, master: str, rows: int, partitions: int, socket: str, group: Path | None = None) -> dict[str, Any]:
     local = data / "local"
-    local.mkdir()
-    command = [sys.executable, "-m", "bench.spark_shuffle_job", master, str(rows), str(partitions), str(local)]
-    try:
-        done = subprocess.run(
-            [*command, *filter(None, [socket])],
-            env=child_environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            check=True,
-            start_new_session=True,
-            preexec_fn=join_group(group),
-        )
-    finally:
-        shutil.rmtree(local, ignore_errors=True)
-    made: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return made
+    arguments = [master, str(rows), str(partitions), str(local)]
+    return run_application("spark_shuffle_job", local, socket, *arguments, group=group)
 
 
 def _cpu_of(pid: int) -> float:

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .spark_application import ending
+
 COLUMNS = 8
 TICKS_S = os.sysconf("SC_CLK_TCK")
 GRACE_S = 1.0  # for Spark to drop the shuffles of the job before
@@ -104,7 +106,7 @@ def main(master: str, rows: int, partitions: int, local: str, socket: str = "") 
     """Run all jobs, and print JSON."""
     spark = session(master, local, partitions, socket)
     found: dict[str, Any] = {}
-    try:
+    with ending(spark):
         spark.range(0, 1000, 1, 2).repartition(2).count()  # classes, workers, agents
         for name, job in jobs(spark, rows, partitions).items():
             spark.sparkContext._jvm.System.gc()
@@ -124,12 +126,6 @@ def main(master: str, rows: int, partitions: int, local: str, socket: str = "") 
                 "local_bytes": bytes_of_shuffles(local),
                 "result": [str(value) for value in result],
             }
-    finally:
-        gateway = spark.sparkContext._gateway
-        spark.stop()
-        gateway.shutdown()
-        gateway.proc.stdin.close()
-        gateway.proc.wait(30)
     print(json.dumps(found))
 
 

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import json
 import pickle
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from .data import MIB
 from .harness import Bench, at_most
-from .node import child_environment, folder, serving
+from .node import folder, serving
 from .spark import missing
+from .spark_application import run_application
 from .spark_shuffle import OURS, SORT
 from .tpc import make_data, queries, same_rows
 
@@ -46,21 +44,10 @@ def run(bench: Bench) -> None:
 
 def _application(data: Path, master: str, chosen: dict[str, list[int]], socket: str) -> dict[str, Any]:
     local, out = data / "local", data / "rows"
-    local.mkdir()
-    command = [sys.executable, "-m", "bench.spark_sql_job", master, str(data), str(local), str(out), json.dumps(chosen)]
-    try:
-        done = subprocess.run(
-            [*command, *filter(None, [socket])],
-            env=child_environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            check=True,
-        )
-    finally:
-        shutil.rmtree(local, ignore_errors=True)
+    arguments = [master, str(data), str(local), str(out), json.dumps(chosen)]
+    told = run_application("spark_sql_job", local, socket, *arguments)
     rows, took = pickle.loads(out.read_bytes())
-    return {"rows": rows, "took": took, **json.loads(done.stdout.splitlines()[-1])}
+    return {"rows": rows, "took": took, **told}
 
 
 def _report(bench: Bench, found: dict[str, Any]) -> None:

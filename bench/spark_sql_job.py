@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from .spark_application import ending
 from .spark_shuffle_job import bytes_of_shuffles, session
 from .tpc import queries, statements, uncut
 
@@ -32,7 +33,7 @@ def main(master: str, data: str, local: str, out: str, numbers: str, socket: str
     spark = session(master, local, PARTITIONS, socket)
     rows: dict[Any, Any] = {}
     took: dict[Any, float] = {}
-    try:
+    with ending(spark):
         for name, value in {
             "spark.sql.ansi.enabled": "false",  # at small scales some queries divide by zero
             "spark.sql.adaptive.coalescePartitions.enabled": "true",
@@ -50,12 +51,6 @@ def main(master: str, data: str, local: str, out: str, numbers: str, socket: str
                     rows[suite, number, position] = [tuple(row) for row in found]
                 took[suite, number] = time.perf_counter() - began
         local_bytes = bytes_of_shuffles(local)
-    finally:
-        gateway = spark.sparkContext._gateway
-        spark.stop()
-        gateway.shutdown()
-        gateway.proc.stdin.close()
-        gateway.proc.wait(30)
     Path(out).write_bytes(pickle.dumps((rows, took)))
     print(json.dumps({"queries": len(took), "local_bytes": local_bytes}))
 
