@@ -6,24 +6,21 @@ the application (driver, executors, agents), because agents do a part of the wor
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .cgroup import NotPermittedError, disk_group
 from .data import MIB
 from .harness import Bench, at_least, at_most, ratios
 from .node import folder, serving
+from .slow_disk import SPEED, slow_rounds
 from .spark import missing
 from .spark_application import run_application
 
 OURS, SORT = "the store", "Spark's sort shuffle"
 JOBS = ("groupBy", "join", "sort", "repartition")
 ROW_BYTES = 72
-DROP_S = 0.2
 
 
 def run(bench: Bench) -> None:
@@ -53,49 +50,16 @@ def run(bench: Bench) -> None:
 
 def _measure_slow(bench: Bench, data: Path, run: Callable[[str, Path], dict[str, Any]]) -> None:
     """The same where Spark's disk reads slowly, and what was written is not in the page cache any more when it is read."""
-    speed = bench.parameter("slow disk, bytes a second", 200e6, 200e6)
-    rounds = bench.parameter("slow disk rounds", 0, 3)
-    what = f"all jobs, wall time, disk at {speed / 1e6:.0f} MB/s, cold cache: {SORT} / {OURS}"
-    found: dict[str, list[float]] = {OURS: [], SORT: []}
-    if not rounds:
-        bench.skip(what, "two more applications, which add nothing at smoke size")
-        return
-    try:
-        with disk_group("spark", data, speed) as group:
-            for number in range(rounds):
-                for name in (OURS, SORT) if number % 2 else (SORT, OURS):
-                    with _cold(data / "local"):
-                        found[name].append(_of(run(name, group), "all", "wall_s"))
-    except NotPermittedError as error:
-        bench.skip(what, str(error))
-        return
-    bench.report(what, ratios(found[SORT], found[OURS]), "x", at_least(2), SORT)
+    disk = f"all jobs, wall time, disk at {SPEED / 1e6:.0f} MB/s, cold cache"
+    what = f"{disk}: {SORT} / {OURS}"
+    found = {
+        name: [_of(made, "all", "wall_s") for made in rounds]
+        for name, rounds in slow_rounds(bench, what, data / "local", (OURS, SORT), run).items()
+    }
+    if found:
+        bench.report(what, ratios(found[SORT], found[OURS]), "x", at_least(2), SORT)
     for name, samples in found.items():
-        bench.report(f"all jobs, wall time, disk at {speed / 1e6:.0f} MB/s, cold cache, {name}", samples, "s")
-
-
-@contextlib.contextmanager
-def _cold(place: Path) -> Iterator[None]:
-    """Have what is written below a folder go to the disk, and out of the page cache, again and again."""
-    stop = threading.Event()
-
-    def drop() -> None:
-        while not stop.wait(DROP_S):
-            for path in place.rglob("*"):
-                with contextlib.suppress(OSError):
-                    if path.is_file():
-                        descriptor = os.open(path, os.O_RDONLY)
-                        os.fdatasync(descriptor)
-                        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-                        os.close(descriptor)
-
-    thread = threading.Thread(target=drop, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+        bench.report(f"{disk}, {name}", samples, "s")
 
 
 def _run(data: Path, master: str, rows: int, partitions: int, socket: str, group: Path | None = None) -> dict[str, Any]:
