@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .node import child_environment, join_group
+from .node import BenchError, child_environment, join_group
+
+SAID_CHARACTERS = 4000
 
 
 def run_application(
@@ -20,21 +22,23 @@ def run_application(
     """Run ``python -m bench.MODULE ARGUMENTS [SOCKET]``; the JSON in the last line it prints.
 
     local: Spark's local directory, which is there for as long.  group: a control group to run in.
+    Raises: BenchError with the last it said, if it fails.
     """
     local.mkdir()
     try:
         done = subprocess.run(
             [sys.executable, "-m", f"bench.{module}", *arguments, *filter(None, [socket])],
             env=child_environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            capture_output=True,
             text=True,
-            check=True,
+            check=False,
             start_new_session=True,
             preexec_fn=join_group(group),
         )
     finally:
         shutil.rmtree(local, ignore_errors=True)
+    if done.returncode:
+        raise BenchError(f"{module} ended with {done.returncode}:\n{done.stderr[-SAID_CHARACTERS:]}")
     made: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return made
 
