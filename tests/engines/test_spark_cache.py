@@ -4,133 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
-from tierstore.emulation.procs import Daemon
-
-pytest.importorskip("pyspark", reason="PySpark is not installed: pip install 'tierstore[spark]'")
-
-from pyspark import SparkContext, StorageLevel, cloudpickle
-from pyspark.sql import SparkSession
+from pyspark import StorageLevel, cloudpickle
 from pyspark.sql import functions as F
 
-from tierstore.spark import configure
+from tests.engines.spark_places import CLUSTER, MARKS, Place, no_leaks, placed, processes, soon  # noqa: F401
 
-if shutil.which("javac") is None:
-    pytest.skip("there is no JDK: apt install openjdk-17-jdk-headless", allow_module_level=True)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # PySpark leaves sockets to the collector
-]
+pytestmark = MARKS
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 ROWS, PARTS = 20_000, 4
-CACHED = 1 << 30  # shuffles from here on are caches
-
-
-@pytest.fixture(autouse=True)
-def no_leaks() -> Iterator[None]:
-    """Spark keeps workers and agents for as long as its session lives; the fixture of the module looks for what is left."""
-    yield
-
-
-class Place:
-    """A daemon, and sessions of one JVM, one at a time."""
-
-    def __init__(self, folder: Path, scratch: Path):
-        self.folder, self.scratch = folder, scratch
-        # Its data survive it: tests kill it and start it again.
-        self.daemon = Daemon(folder, "--dram", "96MiB")
-        self.session: Any = None
-        self.special = False
-
-    def spark(self, master: str = "local[2,4]", **settings: str) -> Any:
-        """The session; a new one where something is asked for, or was for the last."""
-        asked = bool(settings) or master != "local[2,4]"
-        if self.session is not None and not asked and not self.special:
-            return self.session
-        self.stop()
-        builder = SparkSession.builder.master(master).appName("tierstore caches")
-        for name, value in {
-            "spark.driver.memory": "1g",
-            "spark.executor.memory": "900m",
-            "spark.ui.enabled": "false",
-            "spark.driver.host": "127.0.0.1",
-            "spark.driver.bindAddress": "127.0.0.1",
-            "spark.local.dir": str(self.scratch),
-            "spark.sql.shuffle.partitions": "2",
-            "spark.sql.session.timeZone": "UTC",
-            "spark.sql.warehouse.dir": str(self.folder / "warehouse"),
-            "spark.sql.inMemoryColumnarStorage.batchSize": "1000",
-        }.items():
-            builder = builder.config(name, value)
-        builder = configure(builder, socket=self.daemon.socket, shuffle=False, cache=True)
-        for name, value in settings.items():
-            builder = builder.config(name.replace("_", "."), value)
-        self.session, self.special = builder.getOrCreate(), asked
-        self.session.sparkContext.setLogLevel("OFF")
-        return self.session
-
-    def stop(self) -> None:
-        if self.session is not None:
-            self.session.stop()
-            self.session = None
-
-    def caches(self) -> list[dict[str, Any]]:
-        """What the store's registry knows of caches."""
-        with self.daemon.connect() as store:
-            found = store._control.call("shuffle_list")
-        return [one for app in found for one in app["shuffles"] if one["shuffle"] >= CACHED]
-
-    def blocks(self) -> list[str]:
-        """Keys of cached batches."""
-        with self.daemon.connect() as store:
-            return [key for key in store.keys("shuffle/") if key.count("/") == 5]
-
-    def held(self) -> tuple[int, int]:
-        """Bytes of cached blocks that Spark has in memory and on disk."""
-        infos = self.session.sparkContext._jsc.sc().getRDDStorageInfo()
-        return sum(int(info.memSize()) for info in infos), sum(int(info.diskSize()) for info in infos)
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    short = Path("/tmp") / f"ts-spark-{uuid.uuid4().hex[:8]}"  # a socket's path has little room
-    short.mkdir()
-    environment, before = dict(os.environ), processes()
-    SparkContext._gateway = SparkContext._jvm = None  # of a module before this one
-    made = Place(short, tmp_path_factory.mktemp("spark"))
-    gateway: Any = None
-    try:
-        made.daemon.start()
-        gateway = made.spark().sparkContext._gateway
-        yield made
-        made.stop()
-        with made.daemon.connect() as store:
-            assert store.keys("shuffle/") == [] and store.verify(payloads=True)["ok"]
-    finally:
-        made.stop()
-        if gateway is not None:
-            gateway.shutdown()
-            gateway.proc.stdin.close()  # the JVM ends with it
-            with contextlib.suppress(Exception):
-                gateway.proc.wait(20)
-        SparkContext._gateway = SparkContext._jvm = None
-        made.daemon.end()
-        shutil.rmtree(short, ignore_errors=True)
-        os.environ.clear()
-        os.environ.update(environment)
-    soon(lambda: not processes() - before)
+    settings = {"spark.sql.shuffle.partitions": "2", "spark.sql.inMemoryColumnarStorage.batchSize": "1000"}
+    yield from placed(tmp_path_factory, settings, shuffle=False, cache=True)
 
 
 @pytest.fixture
@@ -141,27 +36,6 @@ def spark(place: Place) -> Iterator[Any]:
     if place.session is session:
         session.catalog.clearCache()
         soon(lambda: not place.caches())
-
-
-def processes(*words: bytes) -> set[str]:
-    """The JVMs, agents and Python workers that this run of the tests has started."""
-    token = os.environ.get("LEAKCHECK_RUN", "?").encode()
-    wanted = words or (b"pyspark", b"org.apache.spark", b"spark_agent")
-    found = set()
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit() and token in (entry / "environ").read_bytes():
-                command = (entry / "cmdline").read_bytes()
-                if any(word in command for word in wanted):
-                    found.add(entry.name)
-    return found
-
-
-def soon(true: Callable[[], Any], within_s: float = 20) -> None:
-    deadline = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def cached(frame: Any) -> Any:
@@ -544,7 +418,7 @@ def test_handles_are_spilled_and_sent_by_either_serializer(place: Place) -> None
 
 @pytest.mark.soak
 def test_executors_share_the_store_and_one_is_killed(place: Place) -> None:
-    counted = Counted(place.spark("local-cluster[2,1,900]"))
+    counted = Counted(place.spark(CLUSTER))
     assert counted.check() == PARTS
     assert counted.check() == PARTS and place.held()[0] < 100_000
     victim = sorted(processes(b"CoarseGrainedExecutorBackend"))[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -10,144 +9,27 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-from tierstore.emulation.procs import Daemon
-
-pytest.importorskip("pyspark", reason="PySpark is not installed: pip install 'tierstore[spark]'")
-
-from pyspark import SparkContext, TaskContext, cloudpickle
-from pyspark.sql import SparkSession
+from pyspark import TaskContext, cloudpickle
 from pyspark.sql import functions as F
 
-from tierstore.spark import configure
+from tests.engines.spark_places import CLUSTER, MARKS, Place, no_leaks, placed, processes, soon  # noqa: F401
 
-if shutil.which("javac") is None:
-    pytest.skip("there is no JDK: apt install openjdk-17-jdk-headless", allow_module_level=True)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # PySpark leaves sockets to the collector
-]
+pytestmark = MARKS
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 ROWS = 20_000
 
 
-@pytest.fixture(autouse=True)
-def no_leaks() -> Iterator[None]:
-    """Spark keeps workers and agents for as long as its session lives; the fixture of the module looks for what is left."""
-    yield
-
-
-class Place:
-    """A daemon, and sessions of one JVM, one at a time."""
-
-    def __init__(self, folder: Path, scratch: Path):
-        self.folder, self.scratch = folder, scratch
-        # Its data survive it: tests kill it and start it again.
-        self.daemon = Daemon(folder, "--dram", "96MiB")
-        self.session: Any = None
-        self.master = ""
-
-    def spark(self, master: str = "local[2,4]", fresh: bool = False, **settings: str) -> Any:
-        """The session, of this master; another one where it is not."""
-        if self.session is not None and self.master == master and not settings and not fresh:
-            return self.session
-        self.stop()
-        builder = SparkSession.builder.master(master).appName("tierstore shuffles")
-        for name, value in {
-            "spark.driver.memory": "1g",
-            "spark.executor.memory": "900m",
-            "spark.ui.enabled": "false",
-            "spark.driver.host": "127.0.0.1",
-            "spark.driver.bindAddress": "127.0.0.1",
-            "spark.local.dir": str(self.scratch),
-            "spark.sql.shuffle.partitions": "4",
-            "spark.sql.autoBroadcastJoinThreshold": "-1",
-            "spark.sql.warehouse.dir": str(self.folder / "warehouse"),
-        }.items():
-            builder = builder.config(name, value)
-        builder = configure(builder, socket=self.daemon.socket, shuffle=True)
-        for name, value in settings.items():
-            builder = builder.config(name.replace("_", "."), value)
-        self.session, self.master = builder.getOrCreate(), "" if settings else master
-        self.session.sparkContext.setLogLevel("OFF")
-        return self.session
-
-    def stop(self) -> None:
-        if self.session is not None:
-            self.session.stop()
-            self.session = None
-
-    def apps(self) -> Any:
-        """What the store's registry knows."""
-        with self.daemon.connect() as store:
-            return store._control.call("shuffle_list")
-
-    def local_files(self) -> list[str]:
-        """Of shuffles, below Spark's local directories."""
-        return [path.name for path in self.scratch.rglob("shuffle_*") if path.is_file()]
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    short = Path("/tmp") / f"ts-spark-{uuid.uuid4().hex[:8]}"  # a socket's path has little room
-    short.mkdir()
-    environment, before = dict(os.environ), processes()
-    SparkContext._gateway = SparkContext._jvm = None  # of a module before this one
-    made = Place(short, tmp_path_factory.mktemp("spark"))
-    gateway: Any = None
-    try:
-        made.daemon.start()
-        gateway = made.spark().sparkContext._gateway
-        yield made
-        made.stop()
-        with made.daemon.connect() as store:
-            assert store._control.call("shuffle_list") == [] and store.verify(payloads=True)["ok"]
-    finally:
-        made.stop()
-        if gateway is not None:
-            gateway.shutdown()
-            gateway.proc.stdin.close()  # the JVM ends with it
-            with contextlib.suppress(Exception):
-                gateway.proc.wait(20)
-        SparkContext._gateway = SparkContext._jvm = None
-        made.daemon.end()
-        shutil.rmtree(short, ignore_errors=True)
-        os.environ.clear()
-        os.environ.update(environment)
-    deadline = time.monotonic() + 20
-    while left := processes() - before:
-        assert time.monotonic() < deadline, f"processes are left: {left}"
-        time.sleep(0.1)
-
-
-def processes(*words: bytes) -> set[str]:
-    """The JVMs, agents and Python workers that this run of the tests has started."""
-    token = os.environ.get("LEAKCHECK_RUN", "?").encode()
-    wanted = words or (b"pyspark", b"org.apache.spark", b"spark_agent")
-    found = set()
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit() and token in (entry / "environ").read_bytes():
-                command = (entry / "cmdline").read_bytes()
-                if any(word in command for word in wanted):
-                    found.add(entry.name)
-    return found
-
-
-def soon(true: Callable[[], Any], within_s: float = 20) -> None:
-    deadline = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    settings = {"spark.sql.shuffle.partitions": "4", "spark.sql.autoBroadcastJoinThreshold": "-1"}
+    yield from placed(tmp_path_factory, settings, shuffle=True)
 
 
 def text(number: int) -> str:
@@ -366,7 +248,7 @@ def test_nothing_is_left_when_an_application_ends(place: Place) -> None:
 
 
 def test_an_executor_killed_between_map_and_reduce_costs_no_map(place: Place) -> None:
-    spark = place.spark("local-cluster[2,1,900]")
+    spark = place.spark(CLUSTER)
     counted = Counted(spark)
     assert counted.check() == 4
     victim = sorted(processes(b"CoarseGrainedExecutorBackend"))[0]
@@ -413,7 +295,7 @@ print("again", pairs.values().sum(), flush=True)
 def test_encrypted_and_speculative_and_killed_in_the_middle(place: Place) -> None:
     """Attempts that go on at once, agents and executors that die while maps write: the answer is right all the same."""
     spark = place.spark(
-        "local-cluster[2,1,900]",
+        CLUSTER,
         spark_io_encryption_enabled="true",
         spark_speculation="true",
         spark_speculation_interval="50ms",
@@ -438,8 +320,7 @@ def test_encrypted_and_speculative_and_killed_in_the_middle(place: Place) -> Non
             os.kill(int(victim), signal.SIGKILL)
         job.join(120)
         assert answer == [expected], victims
-        with place.daemon.connect() as store:
-            assert store.verify(payloads=True)["ok"]
+        assert place.verified()
 
 
 @pytest.mark.soak
