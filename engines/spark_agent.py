@@ -32,11 +32,12 @@ from tierstore.ringbuf.errors import ConfigError, LostMaps, NotFound, PeerLost, 
 from tierstore.service.client import connect
 from tierstore.service.store import Store
 
+from .spark_agent_beats import Beats
 from .spark_agent_calls import Answer, Calls, Shared
 from .spark_agent_wire import receive, send
 from .spark_worker import socket_path
 
-PROTOCOL = 1  # of the requests; the jar speaks one
+PROTOCOL = 2  # of the requests; the jar speaks one
 TOUCH_S = 5.0  # between renewals of leases; the shortest lease that the jar takes is 20 s
 RETRY_S = 0.1
 GONE = 3  # exit code where the store is gone for good
@@ -47,6 +48,7 @@ class Agent:
 
     def __init__(self, store: Store, directory: str):
         self._store, self._shared = store, Shared(store)
+        self._beats = Beats()
         self._held = threading.Event()  # the JVM holds the slot's lock too
         self.path = os.path.join(directory, "agent")
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -57,6 +59,7 @@ class Agent:
     def run(self) -> None:
         """Take connections, a thread each."""
         threading.Thread(target=self._renew, name="tierstore-lease", daemon=True).start()
+        threading.Thread(target=self._beats.run, name="tierstore-beats", daemon=True).start()
         while True:
             connection, _ = self._listener.accept()
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
@@ -65,7 +68,8 @@ class Agent:
         calls = Calls(self._shared)
         try:
             while (frame := receive(connection)) is not None:
-                head, parts = self._answer(calls, *frame)
+                with self._beats.during(connection, str(frame[0].get("op"))):
+                    head, parts = self._answer(calls, *frame)
                 send(connection, head, parts)
                 if self._gone():
                     os._exit(GONE)

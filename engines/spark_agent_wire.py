@@ -6,8 +6,9 @@
          8      .  head: an object in UTF-8
          .      .  body
 
-One answer to each request, on the connection it came by. An answer's head has "error" (the name of a class of
-tierstore.ringbuf.errors, or "ValueError") and "message" where the request failed. docs/SPARK.md lists the requests.
+One answer to each request, on the connection it came by; before it any number of frames {"working": true}, see
+spark_agent_beats.py. An answer's head has "error" (the name of a class of tierstore.ringbuf.errors, or "ValueError") and
+"message" where the request failed. docs/SPARK.md lists the requests.
 """
 
 from __future__ import annotations
@@ -41,10 +42,16 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], bytearray] | Non
 
 def send(connection: socket.socket, head: dict[str, Any], parts: Sequence[Any] = ()) -> None:
     """Send a frame whose body is these buffers, one behind the other."""
-    raw, views = json.dumps(head).encode(), [memoryview(part).cast("B") for part in parts]
-    connection.sendall(PREFIX.pack(len(raw), sum(map(len, views))) + raw)
+    views = [memoryview(part).cast("B") for part in parts]
+    connection.sendall(framed(head, sum(map(len, views))))
     for view in views:
         connection.sendall(view)
+
+
+def framed(head: dict[str, Any], body_bytes: int = 0) -> bytes:
+    """A frame up to its body."""
+    raw = json.dumps(head).encode()
+    return PREFIX.pack(len(raw), body_bytes) + raw
 
 
 def _exactly(connection: socket.socket, size: int) -> bytearray | None:

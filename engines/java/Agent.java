@@ -97,7 +97,7 @@ public final class Agent {
     if (retired) {
       throw new AgentLost("the agent ended; a new one is started by the next attempt");
     }
-    return new Lent(this, connection == null ? new Connection(process.socket) : connection);
+    return new Lent(this, connection == null ? process.connect() : connection);
   }
 
   void giveBack(Connection connection) {

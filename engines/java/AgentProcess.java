@@ -22,7 +22,7 @@ import org.slf4j.LoggerFactory;
 final class AgentProcess {
   private static final Logger LOG = LoggerFactory.getLogger(AgentProcess.class);
   private static final String PROGRAM = "from tierstore.engines.spark_agent import main; main()";
-  private static final int PROTOCOL = 1;
+  private static final int PROTOCOL = 2;
   private static final long END_S = 10;
   /** Starts agents and holds their locks: a thread that nobody interrupts, see Slot. */
   private static final ExecutorService STARTER = Executors.newSingleThreadExecutor(work -> {
@@ -31,18 +31,21 @@ final class AgentProcess {
     return thread;
   });
 
-  final Path socket;
   final Answer hello;
+  private final Path socket;
   private final Path directory;
   private final Process process;
   private final Slot slot;
+  private final long timeoutSeconds;
+  private volatile boolean givenUp;
 
-  private AgentProcess(Path directory, Process process, Path socket, Answer hello, Slot slot) {
+  private AgentProcess(Path directory, Process process, Path socket, Answer hello, Slot slot, long timeoutSeconds) {
     this.directory = directory;
     this.process = process;
     this.socket = socket;
     this.hello = hello;
     this.slot = slot;
+    this.timeoutSeconds = timeoutSeconds;
   }
 
   static AgentProcess start(Settings settings, double waitSeconds) throws IOException {
@@ -74,15 +77,16 @@ final class AgentProcess {
       if (!settings.pythonPath.isEmpty()) {
         builder.environment().merge("PYTHONPATH", settings.pythonPath, (own, more) -> more + File.pathSeparator + own);
       }
-      process = builder.start();
-      JsonNode said = firstLine(process, settings);
+      Process started = builder.start();
+      process = started;
+      JsonNode said = firstLine(process, settings, settings.timeoutSeconds + (long) Math.ceil(waitSeconds));
       Path socket = Path.of(said.path("socket").asText());
-      try (Connection connection = new Connection(socket)) {
+      try (Connection connection = new Connection(socket, settings.timeoutSeconds, started::destroyForcibly)) {
         Answer hello = connection.request(Connection.head("hello"));
         check(hello);
         Slot slot = Slot.hold(Path.of(hello.text("locks")), hello.number("slot"));
         connection.request(Connection.head("held"));
-        return new AgentProcess(directory, process, socket, hello, slot);
+        return new AgentProcess(directory, process, socket, hello, slot, settings.timeoutSeconds);
       }
     } catch (IOException | RuntimeException e) {
       if (process != null) {
@@ -94,10 +98,19 @@ final class AgentProcess {
     }
   }
 
-  private static JsonNode firstLine(Process process, Settings settings) throws IOException {
+  private static JsonNode firstLine(Process process, Settings settings, long seconds) throws IOException {
     String line;
     BufferedReader reader = new BufferedReader(new InputStreamReader(process.getInputStream(), StandardCharsets.UTF_8));
-    line = reader.readLine();
+    Watch.Patience patience = new Watch.Patience(seconds, process::destroyForcibly);
+    patience.begin();
+    try {
+      line = reader.readLine();
+    } finally {
+      patience.end();
+    }
+    if (patience.over()) {
+      throw new AgentLost("the agent did not start within " + seconds + " s, so it was killed (spark.tierstore.timeout)");
+    }
     if (line == null) {
       throw new IOException("the agent did not start; does `" + settings.python + " -c 'import tierstore'` work here? "
           + "Settings: spark.tierstore.python, spark.tierstore.pythonpath");
@@ -120,7 +133,19 @@ final class AgentProcess {
   }
 
   boolean alive() {
-    return process.isAlive();
+    return !givenUp && process.isAlive();
+  }
+
+  /** A connection for one thread. */
+  Connection connect() throws IOException {
+    return new Connection(socket, timeoutSeconds, this::giveUp);
+  }
+
+  /** It does not answer. Its end, however late that comes, is dealt with as any other: see atEnd(). */
+  private void giveUp() {
+    givenUp = true;
+    LOG.warn("tierstore: agent {} has not answered for {} s and is killed", process.pid(), timeoutSeconds);
+    process.destroyForcibly();
   }
 
   /** What to do when it has ended, however. */

@@ -15,22 +15,39 @@ import java.nio.file.Path;
  * One connection to the agent: a request, its answer, the next. Not for several threads at once.
  *
  * <p>What was begun over it and not finished (objects, an attempt, a read) goes when it is closed. Frames are those of
- * engines/spark_agent_wire.py.
+ * engines/spark_agent_wire.py. While the agent works on a request it says so every second; where it says nothing for
+ * too long, {@link Watch} has it killed.
  */
 public final class Connection implements AutoCloseable {
   private static final ObjectMapper JSON = new ObjectMapper();
   private static final int HEAD_MAX = 64 << 20;
   private final SocketChannel channel;
+  private final Watch.Patience patience;
   private boolean broken;
 
-  Connection(Path socket) throws IOException {
+  /** silent: what to do where the agent says nothing for so many seconds. */
+  Connection(Path socket, long seconds, Runnable silent) throws IOException {
     channel = SocketChannel.open(StandardProtocolFamily.UNIX);
+    patience = new Watch.Patience(seconds, () -> {
+      silent.run();
+      close(); // which ends the thread that waits, also if the agent cannot be killed
+    });
+    patience.begin();
     try {
-      channel.connect(UnixDomainSocketAddress.of(socket));
+      channel.connect(UnixDomainSocketAddress.of(socket)); // waits where the agent takes no connections
     } catch (IOException e) {
       channel.close();
-      throw e;
+      throw patience.over() ? unanswered("a connection", e) : e;
+    } finally {
+      patience.end();
     }
+  }
+
+  private AgentLost unanswered(String what, IOException cause) {
+    AgentLost lost = new AgentLost("the agent lives but said nothing about " + what + " for " + patience.seconds
+        + " s (spark.tierstore.timeout), so it was killed; the next attempt starts another");
+    lost.initCause(cause);
+    return lost;
   }
 
   /** The head of a request, to be filled in. */
@@ -50,6 +67,7 @@ public final class Connection implements AutoCloseable {
    */
   public Answer request(ObjectNode head, ByteBuffer... body) throws IOException {
     Answer answer = null;
+    patience.begin();
     try {
       byte[] raw = JSON.writeValueAsBytes(head);
       int size = 0;
@@ -61,15 +79,15 @@ public final class Connection implements AutoCloseable {
       for (ByteBuffer part : body) {
         write(part);
       }
-      ByteBuffer lengths = read(8);
-      int told = lengths.getInt();
-      int sent = lengths.getInt();
-      if (told < 0 || told > HEAD_MAX || sent < 0) {
-        throw new IOException("the agent sent what is no frame");
-      }
-      JsonNode said = JSON.readTree(read(told).array());
-      answer = new Answer(said, read(sent).array());
+      Answer said;
+      do {
+        said = frame();
+      } while (said.head().has("working"));
+      answer = said;
+    } catch (IOException e) {
+      throw patience.over() ? unanswered("`" + head.path("op").asText() + "`", e) : e;
     } finally {
+      patience.end();
       broken = answer == null;
     }
     if (answer.head().has("error")) {
@@ -83,9 +101,21 @@ public final class Connection implements AutoCloseable {
     return answer;
   }
 
+  private Answer frame() throws IOException {
+    ByteBuffer lengths = read(8);
+    int told = lengths.getInt();
+    int sent = lengths.getInt();
+    if (told < 0 || told > HEAD_MAX || sent < 0) {
+      throw new IOException("the agent sent what is no frame");
+    }
+    JsonNode said = JSON.readTree(read(told).array());
+    return new Answer(said, read(sent).array());
+  }
+
   private void write(ByteBuffer data) throws IOException {
     while (data.hasRemaining()) {
       channel.write(data);
+      patience.renew();
     }
   }
 
@@ -95,6 +125,7 @@ public final class Connection implements AutoCloseable {
       if (channel.read(data) < 0) {
         throw new EOFException("the agent hung up");
       }
+      patience.renew();
     }
     return data.flip();
   }

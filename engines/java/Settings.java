@@ -18,6 +18,7 @@ final class Settings {
       Map.entry("fallback", "auto (without a daemon: Spark's own shuffle) or never (an error)"),
       Map.entry("shuffle", "true or false: whether shuffles go to the store"),
       Map.entry("cache", "true or false: whether df.cache() keeps data in the store"),
+      Map.entry("timeout", "a time such as 60s, at least 5s: how long an agent may say nothing about a request"),
       Map.entry("lease", "a time such as 120s, at least 20s: how long data outlive the driver"),
       Map.entry("quota", "a size such as 10g, or 0 for none: the most that the application may hold"),
       Map.entry("pool", "the name of a pool of the store"),
@@ -25,6 +26,7 @@ final class Settings {
       Map.entry("buffer", "a size from 1m to 1g: what a task holds before it writes"),
       Map.entry("app", "set by the plugin; not yours")));
   private static final double LEASE_MIN_S = 20;
+  private static final double TIMEOUT_MIN_S = 5;
 
   final String socket;
   final String python;
@@ -32,6 +34,7 @@ final class Settings {
   final boolean fallback;
   final boolean shuffle;
   final boolean cache;
+  final long timeoutSeconds;
   final long leaseSeconds;
   final long quota;
   final String pool;
@@ -55,10 +58,8 @@ final class Settings {
     cache = choice(conf, "cache", "true", "true", "false").equals("true");
     durable = choice(conf, "durable", "false", "true", "false").equals("true");
     pool = conf.get(PREFIX + "pool", "default");
-    leaseSeconds = number(conf, "lease", "120s", false);
-    if (leaseSeconds < LEASE_MIN_S) {
-      throw impossible("lease", conf.get(PREFIX + "lease"));
-    }
+    timeoutSeconds = seconds(conf, "timeout", "60s", TIMEOUT_MIN_S);
+    leaseSeconds = seconds(conf, "lease", "120s", LEASE_MIN_S);
     quota = number(conf, "quota", "0", true);
     buffer = number(conf, "buffer", "32m", true);
     if (buffer < 1 << 20 || buffer > 1 << 30) {
@@ -85,6 +86,14 @@ final class Settings {
       }
     }
     throw impossible(name, value);
+  }
+
+  private static long seconds(SparkConf conf, String name, String otherwise, double least) {
+    long found = number(conf, name, otherwise, false);
+    if (found < least) {
+      throw impossible(name, conf.get(PREFIX + name));
+    }
+    return found;
   }
 
   private static long number(SparkConf conf, String name, String otherwise, boolean bytes) {

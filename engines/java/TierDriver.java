@@ -2,6 +2,7 @@ package io.tierstore.spark;
 
 import java.io.IOException;
 import java.util.Map;
+import java.util.Set;
 import java.util.UUID;
 import org.apache.spark.SparkConf;
 import org.apache.spark.SparkContext;
@@ -16,6 +17,9 @@ final class TierDriver implements DriverPlugin {
   static final String MANAGER = "spark.shuffle.manager";
   static final String DATA_IO = "spark.shuffle.sort.io.plugin.class";
   static final String SERIALIZER = "spark.sql.cache.serializer";
+  static final String TRACKING = "spark.dynamicAllocation.shuffleTracking.enabled";
+  /** What will not become right by itself: settings, and versions that do not go together. */
+  private static final Set<String> WRONG = Set.of("ConfigError", "ProtocolError");
   private static final Logger LOG = LoggerFactory.getLogger(TierDriver.class);
   private SparkConf conf;
 
@@ -27,7 +31,7 @@ final class TierDriver implements DriverPlugin {
     try {
       Agent.of(conf, 0);
     } catch (IOException e) {
-      boolean wrong = e instanceof StoreException error && error.kind.equals("ConfigError");
+      boolean wrong = e instanceof StoreException error && WRONG.contains(error.kind);
       if (wrong || !settings.fallback) {
         throw new IllegalStateException("tierstore cannot be used: " + e.getMessage()
             + (wrong ? "" : " (spark.tierstore.fallback = auto would use Spark's own shuffle)"), e);
@@ -41,6 +45,7 @@ final class TierDriver implements DriverPlugin {
     if (settings.shuffle) {
       use(MANAGER, TierShuffleManager.class.getName());
       use(DATA_IO, TierDataIO.class.getName());
+      conf.setIfMissing(TRACKING, "false"); // it would keep idle executors for output that is not theirs
     }
     if (settings.cache) {
       use(SERIALIZER, TierCacheSerializer.class.getName());

@@ -7,6 +7,8 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,10 +45,12 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> str:
 class Holder:
     """One such JVM."""
 
-    def __init__(self, classes: str, socket: str):
+    def __init__(self, classes: str, socket: str, **settings: str):
+        """settings: below spark.tierstore."""
         told = {
             name: value for name, value in spark_settings.plugin_settings("", socket).items() if "tierstore." in name
         }
+        told |= {f"spark.tierstore.{name}": value for name, value in settings.items()}
         command = ["java", "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", classes, "io.tierstore.spark.Holder"]
         pairs = [f"{name}={value}" for name, value in told.items() if name.startswith("spark.tierstore.")]
         self.process = subprocess.Popen(
@@ -117,6 +121,7 @@ def test_impossible_settings_are_refused_with_what_is_allowed(holder: Holder) ->
         ("fallback", "yes", "auto .* or never"),
         ("lease", "5s", "at least 20s"),
         ("lease", "soon", "a time such as 120s"),
+        ("timeout", "1s", "at least 5s"),
         ("buffer", "2g", "from 1m to 1g"),
         ("quota", "-1", "a size"),
     ]:
@@ -168,6 +173,61 @@ def test_a_killed_jvm_takes_its_agent_along(holder: Holder, node: Daemon) -> Non
         soon(lambda: gone(pid))
         soon(lambda: leased(store) == before)
         assert store.verify(payloads=True)["ok"] and "k" not in store
+
+
+def stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "T"
+
+
+def test_an_agent_that_hangs_is_killed_and_its_memory_kept_until_the_jvm_is_done(classes: str, node: Daemon) -> None:
+    made = Holder(classes, node.socket, timeout="5s")
+    try:
+        pid, _ = made.agent()
+        assert made.say(f"begin k {SIZE}") == "begun" and made.say(f"enter {SIZE}") == "inside"
+        os.kill(pid, signal.SIGSTOP)
+        soon(lambda: stopped(pid))
+        said = made.say("keys k")
+        assert said.startswith("AgentLost") and re.search("`keys` for 5 s .*timeout.*killed", said), said
+        soon(lambda: gone(pid))
+        with node.connect() as store:
+            held = leased(store)
+            assert made.say("write") == "written"
+            assert store.verify(payloads=True)["ok"] and leased(store) == held
+            assert made.say("exit") == "outside"
+            soon(lambda: leased(store) < held)
+        again, _ = made.agent()
+        assert again != pid and made.say("keys k") == "keys 0"
+    finally:
+        made.end()
+
+
+def test_an_agent_that_hangs_at_its_start_is_killed(classes: str, node: Daemon, tmp_path: Path) -> None:
+    python, mark = tmp_path / "python", tmp_path / "mark"
+    python.write_text(f'#!/bin/sh\nmkdir {mark} 2>/dev/null && kill -STOP $$\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    made = Holder(classes, node.socket, timeout="5s", python=str(python))
+    try:
+        assert re.search("AgentLost.*did not start within 5 s", made.say("agent at once"))
+        pid, _ = made.agent()
+        assert not gone(pid)
+    finally:
+        made.end()
+
+
+def test_an_agent_that_works_on_a_request_for_long_is_not_killed(classes: str, node: Daemon) -> None:
+    """What takes longer than the timeout here: a daemon that is stopped."""
+    made = Holder(classes, node.socket, timeout="5s")
+    try:
+        pid, _ = made.agent()
+        assert node.process is not None
+        node.process.send_signal(signal.SIGSTOP)
+        goes_on = threading.Timer(8, node.process.send_signal, [signal.SIGCONT])
+        goes_on.start()
+        assert made.say("keys k") == "keys 0" and not goes_on.is_alive()
+        assert made.agent()[0] == pid
+        goes_on.join()
+    finally:
+        made.end()
 
 
 def test_without_a_daemon_the_agent_says_so(classes: str, tmp_path: Path) -> None:

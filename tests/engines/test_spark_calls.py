@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ import pyarrow as pa
 import pytest
 
 from tierstore.emulation.procs import Daemon
-from tierstore.engines import spark_agent_calls
+from tierstore.engines import spark_agent_calls, spark_agent_wire
+from tierstore.engines.spark_agent_beats import PATIENCE_S, Beats
 from tierstore.engines.spark_agent_calls import Calls, Shared
 from tierstore.ringbuf.errors import Expired, LostMaps, NotFound, TierstoreError
 from tierstore.shuffle.checks import partition_checks
@@ -268,3 +271,45 @@ def test_partitions_of_another_node_are_sent_and_a_copy_is_found(tmp_path: Path)
     finally:
         for node in nodes:
             node.end()
+
+
+def frames(connection: socket.socket) -> list[dict[str, Any]]:
+    """What has arrived."""
+    found = []
+    connection.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while (frame := spark_agent_wire.receive(connection)) is not None:
+            found.append(frame[0])
+    connection.setblocking(True)
+    return found
+
+
+def test_an_agent_tells_those_who_wait_until_it_has_been_too_long() -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        beats, began = Beats(), time.monotonic()
+        beats.beat(began)
+        with beats.during(here, "keys"):
+            beats.beat(began)
+            beats.beat(began + PATIENCE_S - 1)
+            assert frames(there) == [{"working": True}] * 2
+            beats.beat(began + PATIENCE_S + 1)
+        with beats.during(here, "next"):  # waits for other nodes
+            beats.beat(began + PATIENCE_S + 1)
+        beats.beat(began)  # nobody waits any more
+        spark_agent_wire.send(here, {"keys": []}, [b"body"])
+        assert frames(there) == [{"working": True}, {"keys": []}]
+
+
+def test_beats_that_nobody_reads_stop_no_other() -> None:
+    (here, there), (other, reader) = socket.socketpair(), socket.socketpair()
+    with here, there, other, reader:
+        beats = Beats()
+        here.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                here.send(bytes(4096))
+        here.setblocking(True)
+        with beats.during(here, "next"), beats.during(other, "next"):
+            beats.beat(time.monotonic())
+        assert frames(reader) == [{"working": True}]

@@ -74,6 +74,8 @@ public final class Holder {
         lent.clean();
         lent.close();
         return "sealed";
+      case "keys":
+        return "keys " + agent.call(Connection.head("keys").put("prefix", words[1])).head().path("keys").size();
       case "pin":
         Answer pinned = agent.call(Connection.head("pin").put("key", words[1]));
         return pinned.number("arena") + " " + pinned.number("size");
