@@ -6,6 +6,7 @@ python -m bench.spark_shuffle_job MASTER ROWS PARTITIONS LOCAL_DIR [SOCKET]     
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import sys
@@ -109,6 +110,7 @@ def main(master: str, rows: int, partitions: int, local: str, socket: str = "") 
     with ending(spark):
         spark.range(0, 1000, 1, 2).repartition(2).count()  # classes, workers, agents
         for name, job in jobs(spark, rows, partitions).items():
+            gc.collect()  # Python's wrappers of frames refer to each other
             spark.sparkContext._jvm.System.gc()
             time.sleep(GRACE_S)
             before, tasks, processes = (

@@ -120,6 +120,15 @@ class Calls:
         left, empty = room_for(self._store, 512, pool, group)
         return {"left": left, "most": empty}, []
 
+    def fill(self, _: bytearray) -> Answer:
+        """How full the store is. free, size: of its first tier.  used: by objects in all tiers."""
+        tiers = self._store.stats()["tiers"]
+        first = next(iter(tiers.values()))
+        segments = sum(first["segments"].values())
+        free = first["capacity_bytes"] * first["free_segments"] // max(1, segments)
+        used = sum(tier["live_bytes"] for tier in tiers.values())
+        return {"free": free, "size": first["capacity_bytes"], "used": used}, []
+
     def begin(self, _: bytearray, key: str, size: int, pool: str = "default", group: str = "") -> Answer:
         placing, number = Placing(self._store, key, size, pool=pool, group=group), self._number()
         self._placings[number] = placing
@@ -284,7 +293,7 @@ def _receipt(app: str, shuffle: int, fields: list[Any]) -> Receipt:
 TABLE: dict[str, Callable[..., Answer]] = {
     name: getattr(Calls, name)
     for name in (
-        *("room", "begin", "seal", "cancel", "put", "pin", "release", "delete", "keys"),
+        *("room", "fill", "begin", "seal", "cancel", "put", "pin", "release", "delete", "keys"),
         *("shuffle", "attempt", "run", "run_seal", "run_put", "commit", "abort"),
         *("read", "next", "read_end", "drop", "end"),
     )

@@ -66,6 +66,11 @@ public final class Agent {
     return current;
   }
 
+  /** The agent of this JVM if there is one that works; else null. */
+  static synchronized Agent present() {
+    return current != null && current.alive() ? current : null;
+  }
+
   /** End the agent of this JVM, if there is one. */
   static synchronized void stop() {
     if (current != null) {

@@ -19,6 +19,7 @@ final class Settings {
       Map.entry("shuffle", "true or false: whether shuffles go to the store"),
       Map.entry("cache", "true or false: whether df.cache() keeps data in the store"),
       Map.entry("timeout", "a time such as 60s, at least 5s: how long an agent may say nothing about a request"),
+      Map.entry("gc", "true or false: whether the driver collects garbage when the store fills"),
       Map.entry("lease", "a time such as 120s, at least 20s: how long data outlive the driver"),
       Map.entry("quota", "a size such as 10g, or 0 for none: the most that the application may hold"),
       Map.entry("pool", "the name of a pool of the store"),
@@ -34,6 +35,7 @@ final class Settings {
   final boolean fallback;
   final boolean shuffle;
   final boolean cache;
+  final boolean gc;
   final long timeoutSeconds;
   final long leaseSeconds;
   final long quota;
@@ -56,6 +58,7 @@ final class Settings {
     fallback = choice(conf, "fallback", "auto", "auto", "never").equals("auto");
     shuffle = choice(conf, "shuffle", "true", "true", "false").equals("true");
     cache = choice(conf, "cache", "true", "true", "false").equals("true");
+    gc = choice(conf, "gc", "true", "true", "false").equals("true");
     durable = choice(conf, "durable", "false", "true", "false").equals("true");
     pool = conf.get(PREFIX + "pool", "default");
     timeoutSeconds = seconds(conf, "timeout", "60s", TIMEOUT_MIN_S);

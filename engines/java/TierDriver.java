@@ -22,6 +22,7 @@ final class TierDriver implements DriverPlugin {
   private static final Set<String> WRONG = Set.of("ConfigError", "ProtocolError");
   private static final Logger LOG = LoggerFactory.getLogger(TierDriver.class);
   private SparkConf conf;
+  private Garbage garbage;
 
   @Override
   public Map<String, String> init(SparkContext context, PluginContext plugin) {
@@ -51,6 +52,10 @@ final class TierDriver implements DriverPlugin {
       use(SERIALIZER, TierCacheSerializer.class.getName());
       context.addSparkListener(new CacheListener(conf));
     }
+    if (settings.gc) {
+      garbage = new Garbage(context);
+      garbage.start();
+    }
     return Map.of();
   }
 
@@ -66,6 +71,9 @@ final class TierDriver implements DriverPlugin {
 
   @Override
   public void shutdown() {
+    if (garbage != null) {
+      garbage.end();
+    }
     if (conf != null) {
       Application.end(conf);
       Agent.stop();

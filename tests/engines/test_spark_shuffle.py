@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -147,6 +148,17 @@ def metrics(store: Any, execution: Any) -> str:
 
 
 # --- failures -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_store_that_fills_has_the_driver_look_for_garbage(place: Place) -> None:
+    """More than half of the store is of shuffles that nobody refers to; Spark alone would keep them."""
+    columns = [F.rand(number).alias(f"r{number}") for number in range(4)]
+    for rows in (1_500_000, 50_000):
+        frame = place.spark().range(rows).select(*columns).repartition(4, "r0")
+        assert frame.agg(*(F.sum(name) for name in frame.columns)).first() is not None
+        del frame
+        gc.collect()  # Python's wrappers of frames refer to each other
+    soon(lambda: min((shuffle["shuffle"] for app in place.apps() for shuffle in app["shuffles"]), default=9) > 1)
 
 
 def test_tasks_that_fail_twice(place: Place) -> None:
