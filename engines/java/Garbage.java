@@ -35,13 +35,21 @@ final class Garbage extends Thread {
 
   @Override
   public void run() {
-    long pause = LOOK_MS;
-    while (waited(pause)) {
-      long began = System.nanoTime();
-      if (filling()) {
+    while (waited(LOOK_MS)) {
+      if (jobEnded && filling()) {
+        jobEnded = false;
+        long began = System.nanoTime();
         System.gc();
+        long took = (System.nanoTime() - began) / 1_000_000;
+        least = Long.MAX_VALUE;
+        if (!waited(LOOK_MS)) { // shuffles that were found are dropped meanwhile
+          return;
+        }
+        filling();
+        if (!waited(SHARE * took)) {
+          return;
+        }
       }
-      pause = Math.max(LOOK_MS, SHARE * (System.nanoTime() - began) / 1_000_000);
     }
   }
 
@@ -69,7 +77,7 @@ final class Garbage extends Thread {
     }
   }
 
-  /** Whether the first tier is more than half full, with more than after the last time, and a job has ended since. */
+  /** Whether the first tier is more than half full, and the store has more than it had at its emptiest. */
   private boolean filling() {
     Agent agent = Agent.present();
     if (agent == null) {
@@ -80,14 +88,9 @@ final class Garbage extends Thread {
       long used = fill.number("used");
       long size = fill.number("size");
       least = Math.min(least, used);
-      if (!jobEnded || fill.number("free") > size / 2 || used <= least + size / GROWN) {
-        return false;
-      }
+      return fill.number("free") < size / 2 && used > least + size / GROWN;
     } catch (IOException e) {
       return false; // whoever needs the store says so
     }
-    jobEnded = false;
-    least = Long.MAX_VALUE; // until the next look
-    return true;
   }
 }
