@@ -45,11 +45,12 @@ def dask_setup(server: Any) -> Any:
     elif isinstance(server, Client):
         return register(server)
     elif isinstance(server, Worker):
-        from .dask_worker import keep_data, start_daemon
+        from .dask_worker import keep_data
+        from .node_daemon import started
 
         tasks.home.alone = server.address.startswith("inproc://")
         if not tasks.home.alone and dask.config.get("tierstore.start-daemon", True):
-            start_daemon()
+            started(tasks.socket_path())
         if dask.config.get("tierstore.worker-data", True):
             keep_data(server)
     return None
@@ -76,11 +77,11 @@ def cluster(worker_data: bool = True, **options: Any) -> Any:
     import dask
     from distributed import LocalCluster
 
-    from .dask_worker import start_daemon
+    from .node_daemon import started
 
     register()
     if options.get("processes", True):
-        start_daemon()
+        started(tasks.socket_path())
     names = ("scheduler", "worker")
     preload = {f"distributed.{name}.preload": [*dask.config.get(f"distributed.{name}.preload"), NAME] for name in names}
     with dask.config.set({**preload, "tierstore.worker-data": worker_data}):

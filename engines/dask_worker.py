@@ -1,26 +1,17 @@
-"""A worker's data in the store, and its memory as its limits should see it; a daemon where none runs."""
+"""A worker's data in the store, and its memory as its limits should see it."""
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import logging
-import os
-import subprocess
-import sys
-import time
 from typing import Any
 
 from tierstore.cache.spread import forget_mapped
-from tierstore.ringbuf.errors import PeerLost, TierstoreError
-from tierstore.service.client import connect
 
 from . import dask_tasks as tasks
 
 log = logging.getLogger("tierstore")
 
-IDLE_S = 30.0
-START_S = 120.0  # kernels may have to be compiled first
 SHARED_MAX = 0.3  # of a worker's limit: more pages of the store than that are not kept in its page tables
 
 
@@ -84,39 +75,3 @@ def _status() -> dict[str, int]:
     with open("/proc/self/status", encoding="ascii", errors="replace") as file:
         lines = [line.split() for line in file if line.startswith("Rss")]
     return {line[0].rstrip(":"): int(line[1]) << 10 for line in lines}
-
-
-def start_daemon(idle_s: float = IDLE_S) -> bool:
-    """Start this node's daemon if none runs, once for all processes that ask; it ends when nobody uses it any more.
-
-    Its sizes are those of the configuration (TIERSTORE_CONFIG, TIERSTORE_DRAM, TIERSTORE_PMEM, ...). Returns whether it was
-    started. idle_s: how long it stays without clients.  Raises PeerLost if it does not come up.
-    """
-    path = tasks.socket_path()
-    if _answers(path):
-        return False
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    with open(f"{path}.starting", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if _answers(path):
-            return False
-        command = [sys.executable, "-m", "tierstore.engines.dask_daemon", str(idle_s)]
-        environment = {**os.environ, "TIERSTORE_SOCKET": path}
-        with open(f"{path}.log", "ab") as log:
-            quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
-            process = subprocess.Popen(command, env=environment, start_new_session=True, **quiet)
-        deadline = time.monotonic() + START_S
-        while not _answers(path):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise PeerLost(f"the daemon at {path} did not start: see {path}.log")
-            time.sleep(0.05)
-    process.returncode = 0  # it is on its own from here on, and nobody waits for it
-    return True
-
-
-def _answers(path: str) -> bool:
-    try:
-        connect(path).close()
-    except TierstoreError:
-        return False
-    return True

@@ -41,7 +41,7 @@ def configure(
 
     socket: of each node's daemon; default: TIERSTORE_SOCKET, then as configured.
     dram:   where no daemon answers on this node, start one with so much memory; it ends with this process and removes its
-            data. Enough for local mode. On each other node run ``tierstore serve``; without it tasks read the files.
+            data. The plugin's executors do so on other nodes; those of nodes without a plugin read the files.
     shuffle: whether shuffles go to the store, for which JVMs load our jar; default: if there is one or it can be built.
     cache:   the same for df.cache() and persist().
     Sets:   also JAVA_HOME and PYSPARK_PYTHON of this process where they are not set and Spark would not find the right ones.
@@ -54,7 +54,7 @@ def configure(
         from .spark_daemon import running
 
         path = running(path, parse_size(dram, "dram"))
-    made = spark_settings.settings(path) | spark_settings.jar_settings(path, shuffle, cache)
+    made = spark_settings.settings(path) | spark_settings.jar_settings(path, shuffle, cache, dram)
     for name, value in made.items():
         builder = builder.config(name, _with_own(builder, name, value))
     return builder

@@ -1,6 +1,6 @@
 """The agent of a JVM: a client of the node's daemon that a Spark driver or executor starts as its child.
 
-    python -m tierstore.engines.spark_agent --directory PRIVATE [--socket PATH] [--wait SECONDS]
+    python -m tierstore.engines.spark_agent --directory PRIVATE [--socket PATH] [--wait SECONDS] [--dram SIZE]
 
 It prints one line of JSON: where it listens, or why it cannot. It ends when its standard input does, so with its JVM, however
 that ends. Data do not go through it: it tells its JVM where in the arenas' files to write and read.
@@ -30,8 +30,10 @@ import tierstore
 from tierstore.cache.placing import room_for
 from tierstore.ringbuf.errors import ConfigError, LostMaps, NotFound, PeerLost, TierstoreError
 from tierstore.service.client import connect
+from tierstore.service.config import parse_size
 from tierstore.service.store import Store
 
+from .node_daemon import started
 from .spark_agent_beats import Beats
 from .spark_agent_calls import Answer, Calls, Shared
 from .spark_agent_wire import receive, send
@@ -139,16 +141,21 @@ class Agent:
         return self._store._closed or bool(getattr(self._store._control, "_closed", False))
 
 
-def _connected(path: str, wait_s: float) -> Store:
-    """The daemon's store; a daemon that is being started is waited for."""
+def _connected(path: str, wait_s: float, dram: str) -> Store:
+    """The daemon's store; a daemon that is being started is waited for. dram: then start one with so much memory."""
     deadline = time.monotonic() + wait_s
     while True:
         try:
             return connect(path)
         except (PeerLost, OSError):
-            if time.monotonic() > deadline:
+            if time.monotonic() < deadline:
+                time.sleep(RETRY_S)
+            elif dram:
+                parse_size(dram, "spark.tierstore.dram")
+                started(path, dram=dram)
+                dram = ""
+            else:
                 raise
-            time.sleep(RETRY_S)
 
 
 def _watch(directory: str) -> None:
@@ -168,10 +175,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--directory", required=True, help="a folder that only this user can enter")
     parser.add_argument("--socket", default="", help="of the daemon; default: as configured")
     parser.add_argument("--wait", type=float, default=0.0, help="seconds to wait for the daemon")
+    parser.add_argument("--dram", default="", help="start a daemon of this size where none answers")
     told = parser.parse_args(arguments)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver
     try:
-        agent = Agent(_connected(socket_path(told.socket or None), told.wait), told.directory)
+        agent = Agent(_connected(socket_path(told.socket or None), told.wait, told.dram), told.directory)
     except (TierstoreError, OSError) as error:
         kind = "ConfigError" if isinstance(error, ConfigError) else type(error).__name__
         print(json.dumps({"error": kind, "message": str(error)}), flush=True)

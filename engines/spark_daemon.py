@@ -15,22 +15,14 @@ import time
 from collections.abc import Sequence
 
 from tierstore.ringbuf.errors import PeerLost
-from tierstore.service.client import SocketControl
+
+from .node_daemon import answers
 
 START_S = 60.0  # the first start on a machine compiles the kernels
 STOP_S = 20.0
 _PROGRAM = "from tierstore.engines.spark_daemon import main; main()"
 
 _started: list[subprocess.Popen[bytes]] = []
-
-
-def answers(path: str) -> bool:
-    """Whether a daemon listens at a socket."""
-    try:
-        SocketControl(path).close()
-    except (PeerLost, OSError):
-        return False
-    return True
 
 
 def running(path: str, dram_bytes: int) -> str:

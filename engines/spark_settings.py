@@ -44,10 +44,13 @@ def settings(socket: str) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def jar_settings(socket: str, shuffle: bool | None, cache: bool | None = None) -> dict[str, str]:
+def jar_settings(
+    socket: str, shuffle: bool | None, cache: bool | None = None, dram: str | int | None = None
+) -> dict[str, str]:
     """Settings of the plugin, for shuffles and for cached data. Raises ConfigError.
 
     None: where there is a jar.  True: without one it is an error.  False for both: no plugin.
+    dram: of the daemons that nodes start which have none.
     """
     if shuffle is False and cache is False:
         return {}
@@ -58,6 +61,8 @@ def jar_settings(socket: str, shuffle: bool | None, cache: bool | None = None) -
             raise
         log.warning("Spark's shuffles and cached data stay Spark's own: %s", error)
         return {}
+    if dram is not None:
+        found["spark.tierstore.dram"] = str(dram)
     for name, wanted in (("shuffle", shuffle), ("cache", cache)):
         if wanted is False:
             found[f"spark.tierstore.{name}"] = "false"

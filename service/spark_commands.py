@@ -23,20 +23,26 @@ from .output import json_option, socket_option
 @click.option(
     "--cache/--no-cache", default=None, help="df.cache() in the store, for which JVMs load tierstore's jar too."
 )
-def spark(socket: str | None, as_json: bool, shuffle: bool | None, cache: bool | None) -> None:
+@click.option(
+    "--dram", metavar="SIZE", help="Nodes where no daemon answers start one with so much memory (with the jar)."
+)
+def spark(socket: str | None, as_json: bool, shuffle: bool | None, cache: bool | None, dram: str | None) -> None:
     """Print what Spark has to be told so that its workers and JVMs find the store: as --conf options, or as JSON."""
     from .client import SocketControl
-    from .config import load_config
+    from .config import load_config, parse_size
 
+    if dram is not None:
+        parse_size(dram, "dram")
     path = os.path.abspath(socket) if socket else load_config().resolve().socket
     made = import_module("tierstore.engines.spark_settings")
     found: dict[str, str] = made.settings(path)
     try:
         SocketControl(str(path)).close()
     except PeerLost as error:
-        click.echo(f"tierstore: {error}; until then tasks read the files", err=True)
+        if dram is None:
+            click.echo(f"tierstore: {error}; until then tasks read the files", err=True)
     try:
-        found |= made.jar_settings(str(path), shuffle, cache)
+        found |= made.jar_settings(str(path), shuffle, cache, dram)
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
     try:

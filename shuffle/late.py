@@ -35,3 +35,7 @@ class Late:
         if self._made is None:
             raise Closed("the daemon is stopping")
         return self._made
+
+    def used(self) -> bool:
+        """Whether it holds anything of an application. Any thread."""
+        return self._made is not None and bool(self._made.book.apps)

@@ -31,7 +31,7 @@ import org.apache.spark.SparkConf;
 public final class Agent {
   /** How long an agent waits for a daemon that is being started again. */
   static final double RESTART_WAIT_S = 15;
-  private static Agent current;
+  private static volatile Agent current;
 
   private final AgentProcess process;
   private final Arena[] arenas;
@@ -53,7 +53,8 @@ public final class Agent {
 
   /** The agent of this JVM; started at the first call, and again where it has died. */
   public static Agent of(SparkConf conf) throws IOException {
-    return of(conf, RESTART_WAIT_S);
+    // Nobody is waited for where a daemon can be started; but one that was there may come back, with its data.
+    return of(conf, current == null && !Settings.of(conf).dram.isEmpty() ? 0 : RESTART_WAIT_S);
   }
 
   static synchronized Agent of(SparkConf conf, double waitSeconds) throws IOException {

@@ -9,6 +9,7 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.attribute.PosixFilePermissions;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionException;
@@ -70,8 +71,12 @@ final class AgentProcess {
         PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString("rwx------")));
     Process process = null;
     try {
-      ProcessBuilder builder = new ProcessBuilder(List.of(settings.python, "-c", PROGRAM,
+      List<String> command = new ArrayList<>(List.of(settings.python, "-c", PROGRAM,
           "--directory", directory.toString(), "--socket", settings.socket, "--wait", Double.toString(waitSeconds)));
+      if (!settings.dram.isEmpty()) {
+        command.addAll(List.of("--dram", settings.dram));
+      }
+      ProcessBuilder builder = new ProcessBuilder(command);
       builder.redirectError(ProcessBuilder.Redirect.INHERIT);
       builder.environment().put("PYTHONSAFEPATH", "1");
       if (!settings.pythonPath.isEmpty()) {

@@ -15,6 +15,7 @@ final class Settings {
       Map.entry("socket", "the path of the daemon's socket on every node"),
       Map.entry("python", "the Python that runs the agents"),
       Map.entry("pythonpath", "where that Python finds tierstore, if it is not installed"),
+      Map.entry("dram", "a size such as 4GiB: nodes where no daemon answers start one with so much memory"),
       Map.entry("fallback", "auto (without a daemon: Spark's own shuffle) or never (an error)"),
       Map.entry("shuffle", "true or false: whether shuffles go to the store"),
       Map.entry("cache", "true or false: whether df.cache() keeps data in the store"),
@@ -32,6 +33,7 @@ final class Settings {
   final String socket;
   final String python;
   final String pythonPath;
+  final String dram;
   final boolean fallback;
   final boolean shuffle;
   final boolean cache;
@@ -55,6 +57,7 @@ final class Settings {
     String worker = conf.get("spark.pyspark.python", environment("PYSPARK_PYTHON", "python3"));
     python = conf.get(PREFIX + "python", worker);
     pythonPath = conf.get(PREFIX + "pythonpath", "");
+    dram = conf.get(PREFIX + "dram", "");
     fallback = choice(conf, "fallback", "auto", "auto", "never").equals("auto");
     shuffle = choice(conf, "shuffle", "true", "true", "false").equals("true");
     cache = choice(conf, "cache", "true", "true", "false").equals("true");

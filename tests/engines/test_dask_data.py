@@ -26,7 +26,7 @@ from distributed.spill import MaxSpillExceeded, PickleError, SpilledSize  # noqa
 from zict.tests import utils_test as zict_checks  # noqa: E402
 
 import tierstore.dask  # noqa: E402
-from tierstore.engines import dask_worker  # noqa: E402
+from tierstore.engines import dask_worker, node_daemon  # noqa: E402
 from tierstore.engines.dask_data import TierBuffer, TierSlow  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -220,13 +220,16 @@ def test_in_a_cluster(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_daemon_is_started_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(tmp_path / "s")
-    monkeypatch.setenv("TIERSTORE_SOCKET", path)
-    monkeypatch.setenv("TIERSTORE_DRAM", "32MiB")
-    assert dask_worker.start_daemon(idle_s=1.0)
-    assert not dask_worker.start_daemon()
+    monkeypatch.setenv("TIERSTORE_DRAM", "16MiB")
+    assert node_daemon.started(path, idle_s=0.5, dram="32MiB")
+    assert not node_daemon.started(path)
     with tierstore.connect(path) as store:
         pid = store.stats()["pid"]
-        store.put_bytes("k", b"v")
+        assert store.stats()["tiers"]["dram"]["capacity_bytes"] > 24 << 20
+        store._control.call("shuffle_open", app="app", shuffle=0, partitions=1, lease_s=3)
+    time.sleep(1.5)  # the application's data keep it
+    with tierstore.connect(path) as store:
+        assert store.stats()["pid"] == pid
     deadline = time.monotonic() + 20
     while True:
         try:

@@ -20,6 +20,7 @@ import pytest
 from pyspark import TaskContext, cloudpickle
 from pyspark.sql import functions as F
 
+import tierstore
 from tests.engines.spark_places import CLUSTER, MARKS, Place, no_leaks, placed, processes, soon  # noqa: F401
 
 pytestmark = MARKS
@@ -311,6 +312,20 @@ print("ready", pairs.values().sum(), flush=True)
 sys.stdin.readline()
 print("again", pairs.values().sum(), flush=True)
 """
+
+
+def test_a_node_without_a_daemon_starts_one(place: Place, tmp_path: Path) -> None:
+    socket = str(place.folder / "own")
+    spark = place.spark(spark_tierstore_socket=socket, spark_tierstore_dram="64MiB")
+    assert spark.range(1000).repartition(3).count() == 1000
+    with tierstore.connect(socket) as store:
+        pid = store.stats()["pid"]
+        assert store.stats()["shuffle"]["attempts_committed"] >= 2
+    place.stop()
+    with tierstore.connect(socket) as store:  # and is there for the next application
+        assert store.stats()["pid"] == pid and store._control.call("shuffle_list") == []
+    os.kill(pid, signal.SIGTERM)
+    soon(lambda: not Path(f"/proc/{pid}").exists())
 
 
 @pytest.mark.soak
