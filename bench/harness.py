@@ -39,6 +39,7 @@ NAMES = (
     "spark_shuffle",
     "spark_cache",
     "spark_sql",
+    "spark_source",
     "dask",
 )
 

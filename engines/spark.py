@@ -10,23 +10,19 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tierstore.cache import object_pieces
 from tierstore.cache.columns import pieces
 from tierstore.cache.columns.dataset import Dataset
-from tierstore.cache.columns.placement import Placement
-from tierstore.cache.columns.prune import columns_of
-from tierstore.ringbuf.errors import ConfigError, NotFound, PeerLost
 from tierstore.service.config import parse_size
 
 from . import spark_settings
-from .spark_worker import Function, ObjectPlan, Plan, Task, socket_path, store_at
+from .spark_plan import hosts_of, plan_of, preferred
+from .spark_worker import Function, Task, socket_path, store_at
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
 SOCKET_SETTING = "spark.executorEnv.TIERSTORE_SOCKET"
-_ENDINGS = (".parquet", ".parq", ".pq")
 
 
 def configure(
@@ -69,11 +65,19 @@ def _with_own(builder: Any, name: str, value: str) -> str:
 
 
 def register(spark: SparkSession) -> None:
-    """Make ``spark.read.format("tierstore")`` known to a session; again after a change of the push-down setting."""
-    from .spark_source import PrunedSource, Source
+    """Make ``spark.read.format("tierstore")`` known to a session; again after a change of the push-down setting.
 
-    pushing = spark.conf.get("spark.sql.python.filterPushdown.enabled", "false")
-    spark.dataSource.register(PrunedSource if pushing == "true" else Source)
+    Where Spark has our jar, that name is the jar's already, which reads by itself and writes by what is registered here.
+    """
+    from .spark_source import NAMED, PYTHON_NAME
+
+    pushing = spark.conf.get("spark.sql.python.filterPushdown.enabled", "false") == "true"
+    for name, sources in NAMED.items():
+        try:
+            spark.dataSource.register(sources[pushing])
+        except Exception as error:  # of a class that differs between Spark's versions
+            if name == PYTHON_NAME or "DATA_SOURCE_ALREADY_EXISTS" not in str(error):
+                raise
 
 
 def map_batches(
@@ -100,48 +104,9 @@ def map_batches(
     Raises:  NotFound (neither a key nor a file), ConfigError (no such column), PeerLost (a key, and no daemon here).
     """
     given = socket or spark.conf.get(SOCKET_SETTING, None)
-    made, planned = plan_of(source, columns, filter, parse_size(piece, "piece"), given)
+    made, planned = plan_of(source, columns, filter, parse_size(piece, "piece"), lambda: store_at(given))
     task = Task(made, planned, fn, given)
-    numbers = _numbers(spark, [str(getattr(one, "path", "")) for one in planned])
-    return numbers.mapInArrow(task, schema)
-
-
-def plan_of(
-    source: Any, columns: Sequence[str] | None, filter: Any, piece_bytes: int, socket: str | None
-) -> tuple[Plan, list[Any]]:
-    """What all tasks have in common, and the piece of each."""
-    if not isinstance(source, str) or source.lower().endswith(_ENDINGS):
-        return pieces.plan(source, columns, filter, piece_bytes)
-    reason: Exception
-    try:
-        return _plan_of_key(source, columns, filter, piece_bytes, socket)
-    except (NotFound, PeerLost, OSError) as error:
-        reason = error
-    if not _is_path(source) and isinstance(reason, PeerLost):
-        raise reason
-    try:
-        return pieces.plan(source, columns, filter, piece_bytes)
-    except FileNotFoundError as error:
-        raise NotFound(
-            f"{source!r:.200} is neither a table in the store ({reason}) nor are there files ({error})"
-        ) from None
-
-
-def _is_path(text: str) -> bool:
-    return "/" in text or "*" in text or os.path.exists(text)
-
-
-def _plan_of_key(
-    key: str, columns: Sequence[str] | None, filter: Any, piece_bytes: int, socket: str | None
-) -> tuple[Plan, list[Any]]:
-    schema, planned = object_pieces.pieces_of(store_at(socket), key, piece_bytes)
-    if filter is not None:
-        columns_of(filter, schema)  # raises here what would be raised in each task
-    for name in columns or ():
-        if schema.get_field_index(name) < 0:
-            raise ConfigError("columns", name, f"this table has {', '.join(schema.names)}")
-    chosen = schema if columns is None else schema.empty_table().select(list(columns)).schema
-    return ObjectPlan(key, chosen, filter), list(planned)
+    return _numbers(spark, planned).mapInArrow(task, schema)
 
 
 def executor_hosts(spark: SparkSession) -> list[str]:
@@ -155,32 +120,22 @@ def executor_hosts(spark: SparkSession) -> list[str]:
     return hosts_of(found, context.getConf().get("spark.driver.host"))
 
 
-def hosts_of(places: Sequence[str], driver: str) -> list[str]:
-    """The hosts of executors, of all "HOST:PORT" that hold blocks: the driver is one of these, and runs tasks if it is alone."""
-    hosts = [place.rpartition(":")[0] for place in places]
-    if len(hosts) > 1 and driver in hosts:
-        hosts.remove(driver)
-    return sorted(set(hosts))
-
-
-def _numbers(spark: SparkSession, paths: Sequence[str]) -> DataFrame:
+def _numbers(spark: SparkSession, planned: Sequence[Any]) -> DataFrame:
     """A row for each piece, each a partition of its own; on several hosts each file's pieces prefer the same two of them."""
-    hosts = executor_hosts(spark)
-    if len(hosts) < 2 or not any(paths):
-        return spark.range(0, len(paths), 1, max(1, len(paths)))
-    placement = Placement(hosts)
-    known = {path: placement.nodes_for(path) for path in set(paths)}
-    return _placed(spark, [known[path] for path in paths])
+    hosts = preferred(planned, executor_hosts(spark))
+    if not any(hosts):
+        return spark.range(0, len(planned), 1, max(1, len(planned)))
+    return _placed(spark, hosts)
 
 
-def _placed(spark: SparkSession, preferred: Sequence[Sequence[str]]) -> DataFrame:
+def _placed(spark: SparkSession, wanted: Sequence[Sequence[str]]) -> DataFrame:
     """As _numbers(), each row on preferred hosts. Python has no call for that, so the JVM's own are made."""
     from pyspark.sql import DataFrame
 
     context: Any = spark.sparkContext
     jvm, session = context._jvm, spark._jsparkSession
     pairs = []
-    for number, hosts in enumerate(preferred):
+    for number, hosts in enumerate(wanted):
         cells = context._gateway.new_array(jvm.java.lang.Object, 1)
         cells[0] = number
         row = jvm.org.apache.spark.sql.RowFactory.create(cells)

@@ -46,9 +46,9 @@ GONE = 3  # exit code where the store is gone for good
 
 
 class Agent:
-    """Serves one JVM. Callers: one."""
+    """Serves one JVM. Callers: one. store: None to read files without one; then there is no slot, and nothing is mapped."""
 
-    def __init__(self, store: Store, directory: str):
+    def __init__(self, store: Store | None, directory: str):
         self._store, self._shared = store, Shared(store)
         self._beats = Beats()
         self._held = threading.Event()  # the JVM holds the slot's lock too
@@ -56,7 +56,7 @@ class Agent:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self._listener.bind(self.path)
         self._listener.listen(64)
-        self._locks_fd = store._session.share_slot()
+        self._locks_fd = -1 if store is None else store._session.share_slot()
 
     def run(self) -> None:
         """Take connections, a thread each."""
@@ -89,7 +89,7 @@ class Agent:
             if head.get("op") == "held":
                 self._held.set()
                 return {}, []
-            if not self._held.is_set():
+            if self._store is not None and not self._held.is_set():
                 raise ValueError("the JVM must share the slot's lock first")
             return calls.handle(head, body)
         except LostMaps as error:
@@ -102,6 +102,9 @@ class Agent:
             return {"error": "OSError", "message": str(error)}, []
 
     def _hello(self) -> dict[str, Any]:
+        told = {"protocol": PROTOCOL, "version": tierstore.__version__, "pid": os.getpid()}
+        if self._store is None:
+            return told | {"slot": -1, "locks": "", "store": "", "segment": 0, "arenas": []}
         session = self._store._session
         grant, me = session.grant, f"/proc/{os.getpid()}/fd"
         arenas = []
@@ -111,10 +114,7 @@ class Agent:
             size = status.st_size if stat.S_ISREG(status.st_mode) else 0
             write = f"{me}/{write_fd}" if write_fd >= 0 else ""
             arenas.append({"path": arena.path, "read": f"{me}/{read_fd}", "write": write, "size": size})
-        return {
-            "protocol": PROTOCOL,
-            "version": tierstore.__version__,
-            "pid": os.getpid(),
+        return told | {
             "slot": grant.slot,
             "locks": f"{me}/{self._locks_fd}",
             "store": session.store_id,
@@ -124,7 +124,7 @@ class Agent:
 
     def _renew(self) -> None:
         """Renew the leases of the JVM's applications; end where the store that we have mapped will never answer again."""
-        while True:
+        while self._store is not None:
             time.sleep(TOUCH_S)
             for app in list(self._shared.apps):
                 try:
@@ -138,7 +138,8 @@ class Agent:
 
     def _gone(self) -> bool:
         """Whether another store is served now where ours was: the JVM starts an agent that maps that one."""
-        return self._store._closed or bool(getattr(self._store._control, "_closed", False))
+        store = self._store
+        return store is not None and (store._closed or bool(getattr(store._control, "_closed", False)))
 
 
 def _connected(path: str, wait_s: float, dram: str) -> Store:
@@ -176,10 +177,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--socket", default="", help="of the daemon; default: as configured")
     parser.add_argument("--wait", type=float, default=0.0, help="seconds to wait for the daemon")
     parser.add_argument("--dram", default="", help="start a daemon of this size where none answers")
+    parser.add_argument("--files", action="store_true", help="without a daemon: read files, past any store")
     told = parser.parse_args(arguments)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver
     try:
-        agent = Agent(_connected(socket_path(told.socket or None), told.wait, told.dram), told.directory)
+        store = None if told.files else _connected(socket_path(told.socket or None), told.wait, told.dram)
+        agent = Agent(store, told.directory)
     except (TierstoreError, OSError) as error:
         kind = "ConfigError" if isinstance(error, ConfigError) else type(error).__name__
         print(json.dumps({"error": kind, "message": str(error)}), flush=True)

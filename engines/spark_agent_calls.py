@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from tierstore.cache.lean import Lean
 from tierstore.cache.placing import Placing, arena_of, put_large_bytes, room_for
-from tierstore.ringbuf.errors import NotFound, TierstoreError
+from tierstore.ringbuf.errors import NotFound, PeerLost, TierstoreError
 from tierstore.service.store import Store
 from tierstore.shuffle.handle import Shuffle
 from tierstore.shuffle.output import Piece
@@ -23,6 +23,8 @@ from tierstore.shuffle.placed import PlacedWriter
 from tierstore.shuffle.receipt import Receipt
 
 from .spark_agent_cache import TABLE as CACHE_TABLE
+from .spark_agent_scan import TABLE as SCAN_TABLE
+from .spark_agent_scan import Scanning, scan_end
 
 # Of one answer to `next`; a piece above that comes alone. STARTS_MAX: where partitions begin, in all its pieces.
 PIECES_MAX, PIECES_BYTES, STARTS_MAX = 512, 32 << 20, 1 << 17
@@ -30,14 +32,31 @@ Answer = tuple[dict[str, Any], list[Any]]
 
 
 class Shared:
-    """What all connections of an agent use: the store and the shuffles that are open. Any thread."""
+    """What all connections of an agent use: the store and the shuffles that are open. Any thread.
 
-    def __init__(self, store: Store):
-        self.store, self.lean = store, Lean(store)
+    store: None for an agent without a daemon, which reads files and can do nothing else.
+    """
+
+    def __init__(self, store: Store | None):
+        self.store_or_none, self._lean = store, None if store is None else Lean(store)
         self._turn = threading.Lock()
         self._shuffles: dict[tuple[str, int], Shuffle] = {}
         self.apps: set[str] = set()  # whose lease this agent renews
         self.groups: dict[str, float] = {}  # of caches: when they were last written to
+
+    @property
+    def store(self) -> Store:
+        """The node's store. Raises PeerLost where this agent has none."""
+        if self.store_or_none is None:
+            raise PeerLost("no daemon answered when this agent was started; it reads files and nothing else")
+        return self.store_or_none
+
+    @property
+    def lean(self) -> Lean:
+        """By which blocks are mapped. Raises PeerLost where this agent has no store."""
+        if self._lean is None:
+            raise PeerLost("no daemon answered when this agent was started; it reads files and nothing else")
+        return self._lean
 
     def opened(self, app: str, number: int, terms: dict[str, Any] | None = None) -> Shuffle:
         """A shuffle, opened at its first use. terms: partitions, and of the application's first opening lease_s, quota, pool."""
@@ -64,7 +83,7 @@ class Calls:
     """The requests of one connection. Callers: its thread."""
 
     def __init__(self, shared: Shared):
-        self._shared, self._store = shared, shared.store
+        self._shared = shared
         self._placings: dict[int, Placing] = {}
         self._pins: dict[int, Any] = {}
         self._writer: PlacedWriter | None = None
@@ -72,9 +91,14 @@ class Calls:
         self._held: list[Piece] = []
         self._waiting: tuple[Receipt, Piece] | None = None
         self._numbers: dict[Receipt, int] = {}
-        self._lean = shared.lean  # by which what is read is mapped
+        self._lean: Lean | None = None  # by which what is read is mapped
+        self.scanning: Scanning | None = None
         self._last = 0
         self._of: tuple[str, int] | None = None  # the shuffle that was opened last
+
+    @property
+    def _store(self) -> Store:
+        return self._shared.store
 
     def handle(self, head: dict[str, Any], body: bytearray) -> Answer:
         """Carry out one request. Raises TierstoreError, ValueError."""
@@ -92,6 +116,8 @@ class Calls:
         """The connection ended: drop what is unfinished."""
         with contextlib.suppress(TierstoreError, OSError):
             self.read_end(bytearray())
+        with contextlib.suppress(TierstoreError, OSError, ValueError):
+            scan_end(self, bytearray())
         self._pins.clear()
         for placing in self._placings.values():
             with contextlib.suppress(TierstoreError, OSError):
@@ -237,7 +263,7 @@ class Calls:
     def next(self, _: bytearray) -> Answer:
         """The next pieces, mapped or sent; those of the answer before are given up."""
         self._held.clear()
-        if self._pieces is None:
+        if self._pieces is None or self._lean is None:
             raise ValueError("nothing is being read on this connection")
         told: list[list[Any]] = []
         parts: list[Any] = []
@@ -290,11 +316,15 @@ def _receipt(app: str, shuffle: int, fields: list[Any]) -> Receipt:
     )
 
 
-TABLE: dict[str, Callable[..., Answer]] = {
-    name: getattr(Calls, name)
-    for name in (
-        *("room", "fill", "begin", "seal", "cancel", "put", "pin", "release", "delete", "keys"),
-        *("shuffle", "attempt", "run", "run_seal", "run_put", "commit", "abort"),
-        *("read", "next", "read_end", "drop", "end"),
-    )
-} | CACHE_TABLE
+TABLE: dict[str, Callable[..., Answer]] = (
+    {
+        name: getattr(Calls, name)
+        for name in (
+            *("room", "fill", "begin", "seal", "cancel", "put", "pin", "release", "delete", "keys"),
+            *("shuffle", "attempt", "run", "run_seal", "run_put", "commit", "abort"),
+            *("read", "next", "read_end", "drop", "end"),
+        )
+    }
+    | CACHE_TABLE
+    | SCAN_TABLE
+)

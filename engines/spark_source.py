@@ -22,35 +22,27 @@ from pyspark.sql.datasource import (
 )
 from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 
-from tierstore.cache.columns.pieces import PIECE_BYTES
 from tierstore.ringbuf.errors import ConfigError, NotFound
-from tierstore.service.config import parse_size
 
-from .spark import plan_of
+from .spark_plan import options_of, plan_of
+from .spark_types import known
 from .spark_worker import read, store_at
 
 if TYPE_CHECKING:
     from pyspark.sql.types import StructType
 
-OPTIONS = ("path", "key", "columns", "piece", "socket")
+PYTHON_NAME = "tierstore_python"
 # What a task wrote vanishes by itself after this long if its job neither ended nor gave up.
 PART_TTL_S = 6 * 3600.0
 
 
 class Source(DataSource):  # type: ignore[misc]
-    """Options: path (files) or key (a table in the store), columns ("a,b"), piece (a size), socket."""
+    """Options: path or paths (files) or key (a table in the store), columns ("a,b"), piece (a size), socket."""
 
     def __init__(self, options: MutableMapping[str, str]):
         super().__init__(options)
-        unknown = sorted(name for name in options if name.lower() not in OPTIONS)
-        if unknown:
-            raise ConfigError("option", unknown[0], f"options are {', '.join(OPTIONS)}")
-        self._columns = options.get("columns")
-        self._target = options.get("path") or options.get("key")
-        if not self._target:
-            raise ConfigError("option", "path", 'Parquet files: load("t/*.parquet"), or .option("key", ...)')
-        self._piece = parse_size(options.get("piece") or PIECE_BYTES, "piece")
-        self._socket = options.get("socket")
+        self._told = options_of(options)
+        self._socket = self._told.socket
 
     @classmethod
     def name(cls) -> str:
@@ -59,13 +51,14 @@ class Source(DataSource):  # type: ignore[misc]
 
     def planned(self, filter: Any) -> tuple[Any, list[Any]]:
         """As spark.plan_of()."""
-        columns = [name.strip() for name in self._columns.split(",")] if self._columns else None
-        return plan_of(self._target, columns, filter, self._piece, self._socket)
+        told = self._told
+        return plan_of(told.target, told.columns, filter, told.piece_bytes, lambda: store_at(told.socket))
 
     def schema(self) -> StructType:
         """The columns in Spark's types."""
         plan, _ = self.planned(None)
-        return from_arrow_schema(pa.schema([entry.with_type(_known(entry.type)) for entry in plan.schema]))
+        known_schema = pa.schema([entry.with_type(known(entry.type)) for entry in plan.schema])
+        return from_arrow_schema(known_schema, prefer_timestamp_ntz=True)  # as Spark reads Parquet
 
     def reader(self, schema: StructType) -> DataSourceReader:
         """One scan."""
@@ -73,9 +66,9 @@ class Source(DataSource):  # type: ignore[misc]
 
     def writer(self, schema: StructType, overwrite: bool) -> DataSourceArrowWriter:
         """One job that makes a table under a key."""
-        if self._target != self.options.get("key"):
+        if self._told.key is None:
             raise ConfigError("option", "path", 'a key: tables are written into the store, .option("key", ...)')
-        return Writer(str(self._target), self._socket, to_arrow(schema), overwrite)
+        return Writer(self._told.key, self._socket, to_arrow(schema), overwrite)
 
 
 class PrunedSource(Source):
@@ -84,6 +77,28 @@ class PrunedSource(Source):
     def reader(self, schema: StructType) -> DataSourceReader:
         """One scan."""
         return PrunedReader(self, schema)
+
+
+class PythonSource(Source):
+    """The same under a name that is this source's also where the jar has the other."""
+
+    @classmethod
+    def name(cls) -> str:
+        """What format() takes."""
+        return PYTHON_NAME
+
+
+class PrunedPythonSource(PrunedSource):
+    """The same."""
+
+    @classmethod
+    def name(cls) -> str:
+        """What format() takes."""
+        return PYTHON_NAME
+
+
+# By name: for sessions that hand no filters down, and for those that do.
+NAMED = {PYTHON_NAME: (PythonSource, PrunedPythonSource), "tierstore": (Source, PrunedSource)}
 
 
 class Reader(DataSourceReader):  # type: ignore[misc]
@@ -180,30 +195,3 @@ def to_arrow(schema: StructType) -> pa.Schema:
     if "timezone" in inspect.signature(to_arrow_schema).parameters:
         return to_arrow_schema(schema, timezone="UTC")
     return to_arrow_schema(schema)
-
-
-def _known(kind: pa.DataType) -> pa.DataType:
-    """A type that Spark has, with room for all values; the type itself where there is none, which Spark then refuses."""
-    if pa.types.is_dictionary(kind):
-        return _known(kind.value_type)
-    if pa.types.is_timestamp(kind):
-        return pa.timestamp("us", kind.tz)
-    if pa.types.is_fixed_size_binary(kind):
-        return pa.binary()
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        return pa.list_(_known(kind.value_type))
-    return _WIDENED.get(kind, kind)
-
-
-_WIDENED = {
-    pa.uint8(): pa.int16(),
-    pa.uint16(): pa.int32(),
-    pa.uint32(): pa.int64(),
-    pa.uint64(): pa.decimal128(20, 0),
-    pa.float16(): pa.float32(),
-    pa.date64(): pa.date32(),
-    pa.large_string(): pa.string(),
-    pa.large_binary(): pa.binary(),
-    pa.string_view(): pa.string(),
-    pa.binary_view(): pa.binary(),
-}

@@ -7,7 +7,7 @@ one version of one file; it is read through the store of the node where it is do
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from .files import Listing, PathLike
 from .filling import FileChanged, Filler
 from .footers import Footers
 from .prune import Pruner
-from .scanning import Scan
+from .scanning import Arrays, Scan
 from .statistics import Counters
 from .tables import File, Snapshot, Tables, Unit
 
@@ -31,12 +31,17 @@ HANDLES_MAX = 256
 
 @dataclass(frozen=True)
 class FilePiece:
-    """Row groups of one file. token: of its version; partition: what its path says of every row."""
+    """Row groups of one file. token: of its version; partition: what its path says of every row.
+
+    rows, bytes: what the footer says of them, of the columns that were planned for, uncompressed.
+    """
 
     path: str
     token: str
     row_groups: tuple[int, ...]
     partition: tuple[tuple[str, Any], ...]
+    rows: int = 0
+    bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,39 @@ class Plan:
         store:  of this process; None: all is read from the file.
         Raises: FileChanged if the file is not the one that was planned for, and what pyarrow raises for one that cannot be read.
         """
+        dataset, snapshot, units = self._located(piece, store)
+        if dataset is not None:
+            return dataset.batches(snapshot, units, self.schema, self.filter)
+        return self._directly(snapshot, units)
+
+    def kept(
+        self, piece: FilePiece, store: Any | None, is_placed: Callable[[pa.Array], bool]
+    ) -> Iterator[tuple[Unit, Arrays]]:
+        """The row groups of one piece, all their rows, with those of the wanted columns that the file holds, in the form in
+        which chunks are kept (forms.py). Arguments and errors as of read().
+
+        is_placed: whether an array lies in the store's memory; what does not is looked for there after it was admitted.
+        """
+        (dataset, _, units), names = self._located(piece, store), self.schema.names
+        if dataset is None:
+            filler = Filler(None)
+            try:
+                yield from Scan(filler, units, names, False, None, Counters())
+            finally:
+                filler.close()
+            return
+        chunks = dataset._filler.chunks
+        dataset.counters.add(scans=1)
+        for unit, arrays in dataset._scan(units, names):
+            for name, found in arrays.items():
+                key = unit.file.key(unit.row_group, name)
+                if not all(map(is_placed, found)) and chunks.is_mapped(key):
+                    arrays[name] = chunks.read(key) or found
+            yield unit, arrays
+        dataset._finished(names)
+
+    def _located(self, piece: FilePiece, store: Any | None) -> tuple[Dataset | None, Snapshot, list[Unit]]:
+        """A piece's row groups as they are now. Raises FileChanged."""
         dataset = None if store is None else _handle(store, piece.path, self.options)
         if dataset is not None:
             found = dataset.snapshot()
@@ -66,10 +104,7 @@ class Plan:
             found = Tables(Listing(piece.path), _footers, "all", name).snapshot()
         file = replace(_only(found, piece), partition=dict(piece.partition))
         units = [Unit(file, number, file.footer.row_counts[number]) for number in piece.row_groups]
-        snapshot = Snapshot([file], self.whole)
-        if dataset is not None:
-            return dataset.batches(snapshot, units, self.schema, self.filter)
-        return self._directly(snapshot, units)
+        return dataset, Snapshot([file], self.whole), units
 
     def _directly(self, snapshot: Snapshot, units: list[Unit]) -> Iterator[pa.RecordBatch]:
         """The same steps as a scan through a store, which is neither asked nor filled."""
@@ -165,18 +200,16 @@ def _options_of(dataset: Dataset) -> tuple[tuple[str, Any], ...]:
 
 def _cut(units: Sequence[Unit], names: set[str], piece_bytes: int) -> list[FilePiece]:
     pieces: list[FilePiece] = []
-    size, last = 0, None
+    last = None
     for unit in units:
-        more = _bytes_of(unit, names)
-        if last is not None and last.file is unit.file and size + more <= piece_bytes:
-            numbers = (*pieces[-1].row_groups, unit.row_group)
-            pieces[-1] = replace(pieces[-1], row_groups=numbers)
-            size += more
+        file, more = unit.file, _bytes_of(unit, names)
+        before = pieces[-1] if last is not None and last.file is file else None
+        if before is not None and before.bytes + more <= piece_bytes:
+            numbers, rows = (*before.row_groups, unit.row_group), before.rows + unit.rows
+            pieces[-1] = replace(before, row_groups=numbers, rows=rows, bytes=before.bytes + more)
         else:
-            file = unit.file
-            partition = tuple(file.partition.items())
-            pieces.append(FilePiece(file.source.path, file.version.token, (unit.row_group,), partition))
-            size = more
+            place = (file.source.path, file.version.token, (unit.row_group,), tuple(file.partition.items()))
+            pieces.append(FilePiece(*place, unit.rows, more))
         last = unit
     return pieces
 

@@ -32,6 +32,8 @@ public final class Agent {
   /** How long an agent waits for a daemon that is being started again. */
   static final double RESTART_WAIT_S = 15;
   private static volatile Agent current;
+  /** One that has no daemon and reads files. */
+  private static Agent ofFiles;
 
   private final AgentProcess process;
   private final Arena[] arenas;
@@ -62,7 +64,7 @@ public final class Agent {
     if (current != null && current.alive() && current.settings.socket.equals(settings.socket)) {
       return current;
     }
-    stop();
+    stopCurrent();
     current = new Agent(AgentProcess.start(settings, waitSeconds), settings);
     return current;
   }
@@ -72,8 +74,25 @@ public final class Agent {
     return current != null && current.alive() ? current : null;
   }
 
-  /** End the agent of this JVM, if there is one. */
+  /** An agent that knows no daemon, and reads files for scans. */
+  static synchronized Agent ofFiles(SparkConf conf) throws IOException {
+    if (ofFiles == null || !ofFiles.alive()) {
+      Settings settings = Settings.of(conf);
+      ofFiles = new Agent(AgentProcess.start(settings, -1), settings);
+    }
+    return ofFiles;
+  }
+
+  /** End the agents of this JVM, if there are any. */
   static synchronized void stop() {
+    stopCurrent();
+    if (ofFiles != null) {
+      ofFiles.process.end();
+      ofFiles = null;
+    }
+  }
+
+  private static void stopCurrent() {
     if (current != null) {
       current.process.end();
       current = null;

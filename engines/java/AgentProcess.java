@@ -36,7 +36,7 @@ final class AgentProcess {
   private final Path socket;
   private final Path directory;
   private final Process process;
-  private final Slot slot;
+  private final Slot slot; // null without a store
   private final long timeoutSeconds;
   private volatile boolean givenUp;
 
@@ -49,6 +49,7 @@ final class AgentProcess {
     this.timeoutSeconds = timeoutSeconds;
   }
 
+  /** waitSeconds: for the daemon; negative for an agent that reads files, without one. */
   static AgentProcess start(Settings settings, double waitSeconds) throws IOException {
     try {
       return CompletableFuture.supplyAsync(() -> {
@@ -72,7 +73,8 @@ final class AgentProcess {
     Process process = null;
     try {
       List<String> command = new ArrayList<>(List.of(settings.python, "-c", PROGRAM,
-          "--directory", directory.toString(), "--socket", settings.socket, "--wait", Double.toString(waitSeconds)));
+          "--directory", directory.toString(), "--socket", settings.socket));
+      command.addAll(waitSeconds < 0 ? List.of("--files") : List.of("--wait", Double.toString(waitSeconds)));
       if (!settings.dram.isEmpty()) {
         command.addAll(List.of("--dram", settings.dram));
       }
@@ -84,12 +86,12 @@ final class AgentProcess {
       }
       Process started = builder.start();
       process = started;
-      JsonNode said = firstLine(process, settings, settings.timeoutSeconds + (long) Math.ceil(waitSeconds));
+      JsonNode said = firstLine(process, settings, settings.timeoutSeconds + (long) Math.ceil(Math.max(0, waitSeconds)));
       Path socket = Path.of(said.path("socket").asText());
       try (Connection connection = new Connection(socket, settings.timeoutSeconds, started::destroyForcibly)) {
         Answer hello = connection.request(Connection.head("hello"));
         check(hello);
-        Slot slot = Slot.hold(Path.of(hello.text("locks")), hello.number("slot"));
+        Slot slot = waitSeconds < 0 ? null : Slot.hold(Path.of(hello.text("locks")), hello.number("slot"));
         connection.request(Connection.head("held"));
         return new AgentProcess(directory, process, socket, hello, slot, settings.timeoutSeconds);
       }
@@ -166,7 +168,9 @@ final class AgentProcess {
   void release() {
     STARTER.execute(() -> {
       try {
-        slot.release();
+        if (slot != null) {
+          slot.release();
+        }
         Files.deleteIfExists(directory.resolve("agent"));
         Files.deleteIfExists(directory);
       } catch (IOException e) {

@@ -64,6 +64,12 @@ final class Shims {
     }
   }
 
+  /** Whether the session knows a data source of this name in Python. */
+  static boolean hasPythonSource(String name) {
+    return ((org.apache.spark.sql.classic.SparkSession) org.apache.spark.sql.SparkSession.active())
+        .sessionState().dataSourceManager().dataSourceExists(name);
+  }
+
   private static Object call(Method method, Object of, Object... arguments) {
     try {
       return method.invoke(of, arguments);

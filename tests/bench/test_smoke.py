@@ -32,10 +32,11 @@ NAMES = (
     "spark_shuffle",
     "spark_cache",
     "spark_sql",
+    "spark_source",
     "dask",
 )
 # Applications of Spark, of which `spark` starts one as well.
-SLOWEST = dict.fromkeys(("spark_shuffle", "spark_cache", "spark_sql"), pytest.mark.soak)
+SLOWEST = dict.fromkeys(("spark_shuffle", "spark_cache", "spark_sql", "spark_source"), pytest.mark.soak)
 TIMEOUT_S = 180
 
 

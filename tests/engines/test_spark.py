@@ -1,4 +1,4 @@
-"""Spark over the store: map_batches, the Python data source, settings. Real Spark, two tasks at once, four tries each."""
+"""Spark over the store: map_batches, the data source, settings. Real Spark, two tasks at once, four tries each."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import tierstore
+from tierstore.cache.columns.placement import Placement
 from tierstore.emulation.procs import Daemon
 
 pytest.importorskip("pyspark", reason="PySpark is not installed: pip install 'tierstore[spark]'")
@@ -265,12 +266,17 @@ def test_a_killed_worker_changes_nothing(place: Place) -> None:
     assert len(os.listdir(marks)) == 2
 
 
-def test_the_data_source(place: Place) -> None:
+# Where there is a JDK, the first is read by the jar; see test_spark_source_java.py.
+NAMES = pytest.mark.parametrize("name", ["tierstore", "tierstore_python"])
+
+
+@NAMES
+def test_the_data_source(place: Place, name: str) -> None:
     session = place.session
     register(session)
 
     def load(**options: str) -> Any:
-        return session.read.format("tierstore").options(**options).load(place.table)
+        return session.read.format(name).options(**options).load(place.table)
 
     assert in_order(load()) == in_order(session.read.parquet(place.table))
     assert load(columns="word, n").columns == ["word", "n"]
@@ -284,10 +290,11 @@ def test_the_data_source(place: Place) -> None:
     with pytest.raises(PySparkException, match="options are"):
         load(colums="n")
     with pytest.raises(PySparkException, match="neither a table"):
-        session.read.format("tierstore").option("key", "no-such").load()
+        session.read.format(name).option("key", "no-such").load()
 
 
-def test_types_that_spark_does_not_have(place: Place) -> None:
+@NAMES
+def test_types_that_spark_does_not_have(place: Place, name: str) -> None:
     register(place.session)
     moment = datetime.datetime(2024, 2, 29, 12, 30, 15, 250_001)
     table = pa.table(
@@ -307,29 +314,30 @@ def test_types_that_spark_does_not_have(place: Place) -> None:
     )
     with place.daemon.connect() as store:
         store.put("types", table, keep=True)
-    first, second = place.session.read.format("tierstore").option("key", "types").load().collect()
+    first, second = place.session.read.format(name).option("key", "types").load().collect()
     zoned = moment.replace(tzinfo=datetime.UTC).astimezone().replace(tzinfo=None)  # what collect() gives
     assert tuple(first)[:9] == (255, (1 << 64) - 1, 0.5, "a", "c", "d", b"abc", moment, zoned)
     assert first["list"] == [1, None] and first.struct.a == 1
     assert tuple(second)[:8] == (None, 0, -2.0, "b", None, "longer than a view holds", b"def", None)
 
 
-def test_the_data_source_writes_a_table(place: Place) -> None:
+@NAMES
+def test_the_data_source_writes_a_table(place: Place, name: str) -> None:
     session = place.session
     register(session)
     frame = session.read.parquet(place.table)
-    write = frame.write.format("tierstore").option("key", "written")
+    write = frame.write.format(name).option("key", f"written-{name}")
     write.mode("append").save()
     with place.daemon.connect() as store:
-        assert rows_of(store.get("written")) == rows_of(place.whole())
-        assert store.info("written")["class"].lower() == "keep" and store.keys("written.parts/") == []
-    again = session.read.format("tierstore").option("key", "written").load()
+        assert rows_of(store.get(f"written-{name}")) == rows_of(place.whole())
+        assert store.info(f"written-{name}")["class"].lower() == "keep" and store.keys(f"written-{name}.parts/") == []
+    again = session.read.format(name).option("key", f"written-{name}").load()
     assert in_order(again) == in_order(frame)
     with pytest.raises(PySparkException, match="not added to"):
-        frame.limit(5).write.format("tierstore").option("key", "written").mode("append").save()
-    frame.where("n < 5").write.format("tierstore").option("key", "written").mode("overwrite").save()
+        frame.limit(5).write.format(name).option("key", f"written-{name}").mode("append").save()
+    frame.where("n < 5").write.format(name).option("key", f"written-{name}").mode("overwrite").save()
     with place.daemon.connect() as store:
-        assert store.get("written").num_rows == 5 and store.keys("written.parts/") == []
+        assert store.get(f"written-{name}").num_rows == 5 and store.keys(f"written-{name}.parts/") == []
 
 
 def test_the_example_finds_the_same_with_and_without_the_store(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,7 +373,7 @@ def test_pieces_prefer_the_hosts_of_their_file(place: Place, monkeypatch: pytest
     plan = mapped._jdf.queryExecution().executedPlan().execute()
     context = place.session.sparkContext._jsc.sc()
     told = [context.getPreferredLocs(plan, number) for number in range(FILES * ROWS // GROUP_ROWS)]
-    wanted = engine.Placement(["a", "b", "c"])
+    wanted = Placement(["a", "b", "c"])
     expected = [wanted.nodes_for(path) for path in place.files for _ in range(ROWS // GROUP_ROWS)]
     assert [[one.apply(i).host() for i in range(one.size())] for one in told] == expected
     assert in_order(mapped) == [(n,) for n in range(FILES * ROWS)]  # none of these hosts is there
