@@ -40,6 +40,7 @@ NAMES = (
     "spark_cache",
     "spark_sql",
     "dask",
+    "dask_kmeans",
 )
 
 

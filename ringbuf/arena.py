@@ -20,7 +20,7 @@ from .layout import (
     SUPER_MAGIC,
     SUPERBLOCK_BYTES,
 )
-from .region import Mapping, create_file, map_sync_works, reserve
+from .region import HUGE_PAGE_BYTES, PAGE_BYTES, Mapping, collapse, create_file, map_sync_works, reserve, round_up
 
 START_EMPTY = "put a whole copy there, or remove the file to start empty"
 UNNAMED = ".new"  # ends the name of a file that has no superblock yet
@@ -205,8 +205,15 @@ class Arena:
         return ARENA_HEADER_BYTES + (segment - self.first) * self.segment_bytes
 
     def back(self, segment: int) -> None:
-        """Reserve a segment's bytes. Raises Full."""
-        reserve(self.fd, self.offset_of(segment), self.segment_bytes, self.path)
+        """Reserve a segment's bytes, in memory in huge pages where there are some. Raises Full."""
+        start = self.offset_of(segment)
+        if self.volatile and self.mapping is not None:
+            first, end = start & -HUGE_PAGE_BYTES, round_up(start + self.segment_bytes, HUGE_PAGE_BYTES)
+            end = min(end, self.file_bytes & -HUGE_PAGE_BYTES)
+            for offset in range(first, end, HUGE_PAGE_BYTES):
+                reserve(self.fd, offset, PAGE_BYTES, self.path)  # what holds nothing at all is refused
+            collapse(self.mapping.address + first, end - first)
+        reserve(self.fd, start, self.segment_bytes, self.path)
 
     def read(self, segment: int, offset: int, view: memoryview) -> int:
         """Read past the page cache; see Tier."""
