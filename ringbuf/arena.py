@@ -204,16 +204,20 @@ class Arena:
         """Where a segment (by its store-wide id) begins in the file."""
         return ARENA_HEADER_BYTES + (segment - self.first) * self.segment_bytes
 
-    def back(self, segment: int) -> None:
-        """Reserve a segment's bytes, in memory in huge pages where there are some. Raises Full."""
-        start = self.offset_of(segment)
-        if self.volatile and self.mapping is not None:
-            first, end = start & -HUGE_PAGE_BYTES, round_up(start + self.segment_bytes, HUGE_PAGE_BYTES)
-            end = min(end, self.file_bytes & -HUGE_PAGE_BYTES)
-            for offset in range(first, end, HUGE_PAGE_BYTES):
+    def back(self, segment: int, hurry: bool = False) -> None:
+        """Reserve a segment's bytes, in memory in huge pages where there are some and nobody waits. Raises Full.
+
+        Whole huge pages: a file system that keeps files in such allocates all of one when any of it is written, and a store into
+        it is SIGBUS where there is no room for the rest.
+        """
+        start = self.offset_of(segment) & -HUGE_PAGE_BYTES
+        end = min(round_up(self.offset_of(segment) + self.segment_bytes, HUGE_PAGE_BYTES), self.file_bytes)
+        if self.volatile and self.mapping is not None and not hurry:
+            whole = end & -HUGE_PAGE_BYTES
+            for offset in range(start, whole, HUGE_PAGE_BYTES):
                 reserve(self.fd, offset, PAGE_BYTES, self.path)  # what holds nothing at all is refused
-            collapse(self.mapping.address + first, end - first)
-        reserve(self.fd, start, self.segment_bytes, self.path)
+            collapse(self.mapping.address + start, whole - start)
+        reserve(self.fd, start, end - start, self.path)
 
     def read(self, segment: int, offset: int, view: memoryview) -> int:
         """Read past the page cache; see Tier."""
