@@ -41,6 +41,7 @@ NAMES = (
     "spark_sql",
     "spark_source",
     "dask",
+    "dask_kmeans",
 )
 
 

@@ -102,7 +102,7 @@ class Engine:
         """
         arena = self.mutator.arena_of(segment)
         try:
-            arena.back(segment)
+            arena.back(segment, hurry=time.monotonic() < self._hurry_until[self.mutator.arenas.index(arena)])
         except Full:
             rest = [s for s in self._unbacked if arena.first <= s < arena.first + arena.segment_count]
             usable = arena.segment_count - len(rest)

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from tierstore.ringbuf import layout
 from tierstore.ringbuf.errors import NotFound
-from tierstore.ringbuf.region import PAGE_BYTES, Pages, forget_pages, round_up
+from tierstore.ringbuf.region import HUGE_PAGE_BYTES, PAGE_BYTES, Pages, forget_pages, round_up
 
 from .lean import Lean
 from .placing import put_placed, room_for
@@ -22,13 +22,20 @@ from .reading import Found
 from .record import payload_start
 from .store import Store
 
+UNUSED_PART = 8  # less than an eighth of a segment may stay unused for the sake of huge pages
+
 _mapped: weakref.WeakSet[Pages] = weakref.WeakSet()
 
 
 def piece_bytes(store: Store, key_bytes: int, pool: str, group: str) -> int:
-    """How many bytes one piece holds at most."""
+    """How many bytes one piece holds at most.
+
+    Whole huge pages where that leaves little of a segment unused: then all pieces can be mapped with them, one behind the other.
+    """
     _, empty = room_for(store, key_bytes, pool, group)
-    return int((empty - PAGE_BYTES) // PAGE_BYTES * PAGE_BYTES)
+    room = empty - PAGE_BYTES
+    huge = room // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES
+    return int(huge if huge > room - room // UNUSED_PART else room // PAGE_BYTES * PAGE_BYTES)
 
 
 class Piece(NamedTuple):

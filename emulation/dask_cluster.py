@@ -43,6 +43,18 @@ def until(condition: Callable[[], object], seconds: float = WAIT_S) -> None:
 
 
 @contextlib.contextmanager
+def serving(folder: Path, dram: str = "32MiB") -> Iterator[Daemon]:
+    """A daemon in memory; it and what this process has open of it end with the test, also where that was killed."""
+    made = Daemon(folder, "--dram", dram, "--ephemeral")
+    try:
+        yield made.start()
+    finally:
+        made.end()
+        tierstore.dask.close()
+        tierstore.dask.unregister()
+
+
+@contextlib.contextmanager
 def processes(folder: Path, daemon: Daemon, workers: int = 2, **settings: Any) -> Iterator[Client]:
     """A client of workers that are processes of one thread; they note in folder what they do, see dask_jobs.py.
 
@@ -65,8 +77,6 @@ def processes(folder: Path, daemon: Daemon, workers: int = 2, **settings: Any) -
             yield client
     finally:
         del os.environ["TIERSTORE_SOCKET"]
-        tierstore.dask.close()
-        tierstore.dask.unregister()
 
 
 @contextlib.contextmanager

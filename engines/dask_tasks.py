@@ -42,6 +42,16 @@ ENDED_MAX = 4096
 CONNECT_S = 20.0  # that a worker waits for a daemon that is being restarted
 
 
+class Life:
+    """Held by the tasks of a shuffle, and by their results."""
+
+
+class Result(dict[str, Any]):
+    """What a task returns, where that keeps a shuffle alive."""
+
+    life: Life | None = None
+
+
 class Home:
     """The store of this process and its handles of shuffles. Any thread."""
 
@@ -56,6 +66,7 @@ class Home:
         self._left: list[Store] = []
         self._handles: dict[str, Shuffle] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()  # the last ones: a task may still be running for them
+        self._lives: weakref.WeakValueDictionary[str, Life] = weakref.WeakValueDictionary()
 
     def use(self, store: Store | None) -> None:
         """Take this store from now on (None: open one when it is needed). Who gives it closes it."""
@@ -86,6 +97,17 @@ class Home:
             if app not in self._handles:
                 self._handles[app] = Shuffle(self.store(), app, 0, partitions)
             return self._handles[app]
+
+    def life(self, app: str) -> Life | None:
+        """Of a shuffle of which no scheduler will say that it has ended: it ends with the last reference to this."""
+        if _worker() is not None or multiprocessing.parent_process() is not None:
+            return None
+        with self._turn:
+            found = self._lives.get(app)
+            if found is None:
+                found = self._lives[app] = Life()
+                weakref.finalize(found, self.end, app)
+            return found
 
     def forget(self, app: str) -> None:
         """Close a handle; the shuffle's data stay."""
@@ -181,11 +203,21 @@ def transfer(frame: Any, app: str, partitions: int, map_index: int, column: str)
     """Write a frame's rows to the partitions that a column names. Its result is small, and kept by the scheduler."""
     if not isinstance(frame, pd.DataFrame):
         raise TypeError(f"the shuffle of tierstore takes pandas frames, not {type(frame).__name__}: use another method")
+    life = home.life(app)
     numbers = frame[column].to_numpy()
     if numbers.dtype.kind not in "iu":
         numbers = numbers.astype("i8")
     rows = frame.drop(columns=column)
-    return keep(_again(app, lambda: _write(rows, numbers, app, partitions, map_index)))
+    return keep(_alive(_again(app, lambda: _write(rows, numbers, app, partitions, map_index)), life))
+
+
+def _alive(result: dict[str, Any], life: Life | None) -> dict[str, Any]:
+    """A result that keeps the shuffle alive as long as somebody has it."""
+    if life is None:
+        return result
+    held = Result(result)
+    held.life = life
+    return held
 
 
 def _write(frame: pd.DataFrame, numbers: np.ndarray, app: str, partitions: int, map_index: int) -> dict[str, Any]:
@@ -219,14 +251,7 @@ def gather(app: str, partitions: int, maps: Sequence[dict[str, Any]]) -> dict[st
         "templates": {found["form"]: found["template"] for found in maps},
         "maps": [[found["form"], found["receipt"]] for found in maps],
     }
-    if _worker() is None and multiprocessing.parent_process() is None:  # no scheduler will say that it has ended
-        gathered = Gathered(gathered)
-        weakref.finalize(gathered, home.end, app)
-    return keep(gathered)
-
-
-class Gathered(dict[str, Any]):
-    """Receipts in the only process that reads them; with them the shuffle ends."""
+    return keep(_alive(gathered, home.life(app)))
 
 
 def unpack(gathered: dict[str, Any], partition: int, meta: pd.DataFrame) -> pd.DataFrame:

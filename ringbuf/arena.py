@@ -20,7 +20,7 @@ from .layout import (
     SUPER_MAGIC,
     SUPERBLOCK_BYTES,
 )
-from .region import Mapping, create_file, map_sync_works, reserve
+from .region import HUGE_PAGE_BYTES, PAGE_BYTES, Mapping, collapse, create_file, map_sync_works, reserve, round_up
 
 START_EMPTY = "put a whole copy there, or remove the file to start empty"
 UNNAMED = ".new"  # ends the name of a file that has no superblock yet
@@ -204,9 +204,20 @@ class Arena:
         """Where a segment (by its store-wide id) begins in the file."""
         return ARENA_HEADER_BYTES + (segment - self.first) * self.segment_bytes
 
-    def back(self, segment: int) -> None:
-        """Reserve a segment's bytes. Raises Full."""
-        reserve(self.fd, self.offset_of(segment), self.segment_bytes, self.path)
+    def back(self, segment: int, hurry: bool = False) -> None:
+        """Reserve a segment's bytes, in memory in huge pages where there are some and nobody waits. Raises Full.
+
+        Whole huge pages: a file system that keeps files in such allocates all of one when any of it is written, and a store into
+        it is SIGBUS where there is no room for the rest.
+        """
+        start = self.offset_of(segment) & -HUGE_PAGE_BYTES
+        end = min(round_up(self.offset_of(segment) + self.segment_bytes, HUGE_PAGE_BYTES), self.file_bytes)
+        if self.volatile and self.mapping is not None and not hurry:
+            whole = end & -HUGE_PAGE_BYTES
+            for offset in range(start, whole, HUGE_PAGE_BYTES):
+                reserve(self.fd, offset, PAGE_BYTES, self.path)  # what holds nothing at all is refused
+            collapse(self.mapping.address + start, whole - start)
+        reserve(self.fd, start, end - start, self.path)
 
     def read(self, segment: int, offset: int, view: memoryview) -> int:
         """Read past the page cache; see Tier."""

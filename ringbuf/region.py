@@ -17,6 +17,7 @@ _PROT_READ, _PROT_WRITE = 1, 2
 _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS, _MAP_NORESERVE = 0x01, 0x02, 0x10, 0x20, 0x4000
 _SHARED_VALIDATE_SYNC = 0x03 | 0x80000  # refuses what it does not know; MAP_SHARED alone would ignore MAP_SYNC
 _MADV_WILLNEED, _MADV_DONTNEED, _MADV_HUGEPAGE, _MADV_POPULATE_READ, _MADV_POPULATE_WRITE = 3, 4, 14, 22, 23
+_MADV_COLLAPSE = 25  # Linux 6.1
 _POPULATE_STEP_BYTES = 1 << 20
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -89,12 +90,16 @@ class Pages:
 
     parts: (descriptor, offset, size) of each; offsets and sizes are multiples of pages, but for the last size. With a
     descriptor of -1 the bytes at the address ``offset`` are copied.
+
+    Where the files lie in huge pages, parts are mapped with them whose distances in their files are those of the range, or differ
+    by multiples of HUGE_PAGE_BYTES.
     """
 
     def __init__(self, parts: list[tuple[int, int, int]]):
         self._unmap, self.size = _libc.munmap, round_up(sum(size for _, _, size in parts), PAGE_BYTES)
-        self.address = _map(None, self.size, 0, _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE, -1)
-        at = self.address
+        room = self.size + HUGE_PAGE_BYTES
+        self._room = _map(None, room, 0, _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE, -1), room
+        at = self.address = self._room[0] + (_huge_offset(parts) - self._room[0]) % HUGE_PAGE_BYTES
         for fd, offset, size in parts:
             room = round_up(size, PAGE_BYTES)
             if fd >= 0:
@@ -105,8 +110,18 @@ class Pages:
             at += size
 
     def __del__(self) -> None:
-        if hasattr(self, "address"):
-            self._unmap(self.address, self.size)
+        if hasattr(self, "_room"):
+            self._unmap(*self._room)
+
+
+def _huge_offset(parts: list[tuple[int, int, int]]) -> int:
+    """Where the range must begin within a huge page, so that its largest part can be mapped with huge pages."""
+    before = best = largest = 0
+    for fd, offset, size in parts:
+        if fd >= 0 and size > largest:
+            best, largest = offset - before, size
+        before += size
+    return best % HUGE_PAGE_BYTES
 
 
 def forget_pages(address: int, size: int) -> None:
@@ -139,6 +154,32 @@ def populate(address: int, size: int, writable: bool) -> None:
     advice = _MADV_POPULATE_WRITE if writable else _MADV_POPULATE_READ
     for start in range(0, size, _POPULATE_STEP_BYTES):
         _libc.madvise(address + start, min(_POPULATE_STEP_BYTES, size - start), advice)
+
+
+def collapse(address: int, size: int) -> bool:
+    """Put a range of a shared mapping of a file in memory into huge pages where there are some; whether all of it is.
+
+    Each huge page must hold something. Linux 6.1 does so when it is asked, whatever the mount and ``shmem_enabled`` say, unless
+    that says "deny"; it needs free memory in large pieces. Contents stay, also for those who write meanwhile.
+    Cost: a call waits for all processors, so ask for much at a time.
+    """
+    return int(_libc.madvise(address, size, _MADV_COLLAPSE)) == 0
+
+
+def collapse_works(folder: str) -> bool:
+    """Whether files in a folder come into huge pages when that is asked. Cost: one page is made, and goes."""
+    try:
+        fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return False
+    try:
+        os.posix_fallocate(fd, 0, HUGE_PAGE_BYTES)
+        mapping = Mapping(fd, HUGE_PAGE_BYTES, writable=True, huge=True)
+        return collapse(mapping.address, mapping.size)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
 
 
 def will_need(address: int, size: int) -> None:

@@ -60,8 +60,11 @@ class Tier(Protocol):
     def offset_of(self, segment: int) -> int:
         """Where a segment (by its number in the store) begins in the file."""
 
-    def back(self, segment: int) -> None:
-        """Make the medium promise a segment's bytes: no later write or store may fail for want of room. Raises Full."""
+    def back(self, segment: int, hurry: bool = False) -> None:
+        """Make the medium promise a segment's bytes: no later write or store may fail for want of room. Raises Full.
+
+        hurry: somebody waits for it; what only makes later access faster is left out.
+        """
 
     def read(self, segment: int, offset: int, view: memoryview) -> int:
         """Read into page-aligned memory from a page-aligned offset of a segment; bytes read, fewer at the file's end."""

@@ -14,7 +14,7 @@ from rich.table import Table
 from tierstore.ringbuf import pmem
 from tierstore.ringbuf.arena import in_memory, open_direct
 from tierstore.ringbuf.jit import cpu_flags
-from tierstore.ringbuf.region import map_sync_works
+from tierstore.ringbuf.region import collapse_works, map_sync_works
 
 from .config import StoreConfig, format_size, memory_limit
 
@@ -170,10 +170,10 @@ def _dram(config: StoreConfig, proc: str, sys: str) -> Iterator[Finding]:
         )
     yield _room("dram", folder, config.dram_bytes, f"make dram smaller, or mount -o remount,size=SIZE {folder}")
     yield _writable("dram", folder)
-    yield _huge_pages(options, sys)
+    yield _huge_pages(folder, options, sys)
 
 
-def _huge_pages(options: str, sys: str) -> Finding:
+def _huge_pages(folder: str, options: str, sys: str) -> Finding:
     setting = ""
     try:
         with open(os.path.join(sys, "kernel/mm/transparent_hugepage/shmem_enabled")) as file:
@@ -182,13 +182,15 @@ def _huge_pages(options: str, sys: str) -> Finding:
         pass
     if "huge=" in options or setting in ("always", "advise", "force"):
         return Finding("dram", "huge pages", f"mount {options!r}, shmem_enabled {setting or 'unknown'}")
+    if collapse_works(folder):
+        return Finding("dram", "huge pages", f"asked for one by one (shmem_enabled {setting or 'unknown'})")
     return Finding(
         "dram",
         "huge pages",
         f"off (shmem_enabled {setting or 'unknown'})",
         NOTE,
-        remedy="for faster first use and random reads: mount -t tmpfs -o huge=always tierstore /mnt/tierstore, then "
-        "dram_dir = /mnt/tierstore",
+        remedy="for faster first use and reads: Linux 6.1 or newer and free memory in large pieces, or mount -t tmpfs "
+        "-o huge=always tierstore /mnt/tierstore, then dram_dir = /mnt/tierstore",
     )
 
 

@@ -38,7 +38,7 @@ class Shelf:
     def offset_of(self, segment: int) -> int:
         return layout.ARENA_HEADER_BYTES + (segment - self.first) * self.segment_bytes
 
-    def back(self, segment: int) -> None:
+    def back(self, segment: int, hurry: bool = False) -> None:
         self.calls.append("back")
 
     def read(self, segment: int, offset: int, view: memoryview) -> int:

@@ -52,11 +52,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def daemon(folder: Path) -> Iterator[Daemon]:
-    made = Daemon(folder, "--dram", "32MiB", "--ephemeral")
-    try:
-        yield made.start()
-    finally:
-        made.end()
+    with dask_cluster.serving(folder) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -28,11 +28,8 @@ TOTAL = float(SIZE * sum(range(COUNT)))
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    made = Daemon(tmp_path, "--dram", "64MiB", "--ephemeral")
-    try:
-        yield made.start()
-    finally:
-        made.end()
+    with dask_cluster.serving(tmp_path, dram="64MiB") as made:
+        yield made
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ pytest.importorskip("distributed")
 from distributed import Client, Future  # noqa: E402
 
 import tierstore.dask  # noqa: E402
-from tierstore.emulation.dask_cluster import SETTINGS, WAIT_S, apps, nothing_left, ports, until  # noqa: E402
+from tierstore.emulation.dask_cluster import SETTINGS, WAIT_S, apps, nothing_left, ports, serving, until  # noqa: E402
 from tierstore.emulation.dask_jobs import Witness, check, notes, shuffled  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.soak]
@@ -73,13 +73,8 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    made = Daemon(tmp_path, "--dram", "32MiB", "--ephemeral")
-    try:
-        yield made.start()
-    finally:
-        made.end()
-        tierstore.dask.close()
-        tierstore.dask.unregister()
+    with serving(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture
