@@ -139,7 +139,8 @@ def drain(undo: bool, wait: float, socket: str | None, as_json: bool) -> None:
                 break
             time.sleep(0 if left else DRAIN_POLL_S)
             found = _call(socket, "shuffle_drain", on=True)
-    print_value({"moved": moved, "failed": failed, "open": found["open"]}, as_json, _render_drain)
+    told = {"moved": moved, "failed": failed, "open": found["open"], "cached": found["cached"]}
+    print_value(told, as_json, _render_drain)
     sys.exit(1 if failed or found["open"] else 0)
 
 
@@ -161,6 +162,10 @@ def _render_drain(found: dict[str, Any]) -> None:
     if found["open"]:
         click.echo(
             f"{found['open']} attempts were begun and are not committed; drain again when they are, or drop them"
+        )
+    if found["cached"]:
+        click.echo(
+            f"{found['cached']} attempts hold cached data of an engine, which stay here: it computes them again elsewhere"
         )
     if not found["failed"] and not found["open"]:
         click.echo("the node can be stopped")

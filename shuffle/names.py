@@ -19,6 +19,8 @@ CALLS = tuple(
     for name in ("open", "touch", "reserve", "commit", "abort", "drop", "end", "why", "list", "drain", "move", "count")
 )
 NUMBER_MAX = (1 << 31) - 1
+# Shuffles from here on are caches of an engine: their attempts are never committed, and can be computed again.
+CACHE_FIRST = 1 << 30
 # A manifest crosses the socket as text of at most 64 MiB.
 PARTITIONS_MAX = 1 << 21
 MANIFEST_BYTES_MAX = 46 << 20

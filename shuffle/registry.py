@@ -31,6 +31,7 @@ from .apps import App, Attempts, State, committed, listing, terms_of
 from .book import LOST, Book, digest_of
 from .committing import Committer
 from .names import (
+    CACHE_FIRST,
     CALLS,
     PARTITIONS_MAX,
     PREFIX,
@@ -370,12 +371,13 @@ class Registry:
     # --- drain ----------------------------------------------------------------------------------------------------------------
 
     def drain(self, on: bool = True) -> dict[str, Any]:
-        """Take nothing new from now on (or again). attempts: the committed ones, for move(); open: how many may yet commit."""
+        """Take nothing new from now on (or again). attempts: the committed, for move(); open: how many may be; cached: never."""
         with self.book.turn:
             self._draining = on
-            found = listing(self.book.apps, self.book.now())
-            waiting = sum(entry["open_attempts"] for app in found for entry in app["shuffles"])
-            return {"attempts": committed(self.book.apps), "open": waiting}
+            shuffles = [entry for app in listing(self.book.apps, self.book.now()) for entry in app["shuffles"]]
+            cached = sum(entry["open_attempts"] for entry in shuffles if entry["shuffle"] >= CACHE_FIRST)
+            waiting = sum(entry["open_attempts"] for entry in shuffles) - cached
+            return {"attempts": committed(self.book.apps), "open": waiting, "cached": cached}
 
     def move(self, app: str, shuffle: int, map_index: int, attempt: str) -> str:
         """Store an attempt on another node; its name. Readers that find it gone here ask there. Raises PeerLost, NotFound."""

@@ -14,6 +14,7 @@ import pytest
 from tests.shuffle.rows import PARTITIONS, expected, read_all, rows_of, write
 from tierstore.emulation.procs import Daemon
 from tierstore.ringbuf.errors import Expired, Full, LostMaps, PeerLost, Refused
+from tierstore.shuffle.names import CACHE_FIRST
 from tierstore.shuffle.receipt import Receipt
 
 pytestmark = pytest.mark.slow
@@ -184,9 +185,18 @@ def test_drain(cluster: list[Daemon]) -> None:
     with cluster[0].connect() as first:
         shuffle = first.shuffle("app", 0, PARTITIONS)
         receipts = [write(shuffle, number, 60_000) for number in range(6)]
+        first.shuffle("app", CACHE_FIRST, 1)
+        begun = {"app": "app", "map_index": 0, "attempt": "t1", "sequence": 0, "size": 10, "nonce": "0" * 16}
+        for number in (0, CACHE_FIRST):
+            assert first._control.call("shuffle_reserve", shuffle=number, **begun)
+        done = subprocess.run([*command, "--wait", "0"], check=False, capture_output=True, text=True, timeout=60)
+        told = json.loads(done.stdout)
+        assert done.returncode == 1 and told["open"] == told["cached"] == 1, told
+        first._control.call("shuffle_abort", app="app", shuffle=0, map_index=0, attempt="t1")
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
-        moved = json.loads(done.stdout)["moved"]
+        assert json.loads(done.stdout)["cached"] == 1
+        moved = told["moved"]
         assert sum(moved.values()) == 6 and len(moved) == 2
         with pytest.raises(Full, match="drained"):
             write(shuffle, 6)
