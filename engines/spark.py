@@ -32,6 +32,7 @@ def configure(
     dram: str | int | None = None,
     shuffle: bool | None = None,
     cache: bool | None = None,
+    spill: str | int | None = None,
 ) -> Any:
     """Set on a SparkSession.builder what its Python workers and its JVMs need, and return it.
 
@@ -40,6 +41,8 @@ def configure(
             data. The plugin's executors do so on other nodes; those of nodes without a plugin read the files.
     shuffle: whether shuffles go to the store, for which JVMs load our jar; default: if there is one or it can be built.
     cache:   the same for df.cache() and persist().
+    spill:   so much of Spark's own files (spills of sorts, joins and aggregations, broadcasts) may lie in a folder beside the
+             file of the PMem tier, where spark.local.dir then points. Needs the plugin, and a daemon with such a tier.
     Sets:   also JAVA_HOME and PYSPARK_PYTHON of this process where they are not set and Spark would not find the right ones.
     Raises: ConfigError where no Java is found (or no jar, with shuffle=True or cache=True), PeerLost if the daemon does not start.
     """
@@ -50,7 +53,7 @@ def configure(
         from .spark_daemon import running
 
         path = running(path, parse_size(dram, "dram"))
-    made = spark_settings.settings(path) | spark_settings.jar_settings(path, shuffle, cache, dram)
+    made = spark_settings.settings(path) | spark_settings.jar_settings(path, shuffle, cache, dram, spill)
     for name, value in made.items():
         builder = builder.config(name, _with_own(builder, name, value))
     return builder

@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -159,11 +160,13 @@ def _connected(path: str, wait_s: float, dram: str) -> Store:
                 raise
 
 
-def _watch(directory: str) -> None:
+def _watch(directory: str, remove: Sequence[str]) -> None:
     """End with the JVM. What connections began is nobody's then; the daemon takes it back when the slot's lock goes."""
     with contextlib.suppress(OSError):
         while os.read(0, 1):
             pass
+    for path in remove:  # which a JVM that was killed has left
+        shutil.rmtree(path, ignore_errors=True)
     with contextlib.suppress(OSError):
         os.unlink(os.path.join(directory, "agent"))
         os.rmdir(directory)
@@ -178,6 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--wait", type=float, default=0.0, help="seconds to wait for the daemon")
     parser.add_argument("--dram", default="", help="start a daemon of this size where none answers")
     parser.add_argument("--files", action="store_true", help="without a daemon: read files, past any store")
+    parser.add_argument("--remove", action="append", default=[], help="a folder of the JVM's that is to go with it")
     told = parser.parse_args(arguments)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver
     try:
@@ -188,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps({"error": kind, "message": str(error)}), flush=True)
         sys.exit(GONE)
     print(json.dumps({"socket": agent.path}), flush=True)
-    threading.Thread(target=_watch, args=(told.directory,), daemon=True).start()
+    threading.Thread(target=_watch, args=(told.directory, told.remove), daemon=True).start()
     agent.run()
 
 

@@ -1,7 +1,7 @@
 """What an agent does for cached data of Spark: batches that tasks put into the store, map again, and let go.
 
-A cache is kept as a shuffle numbered from CACHE_FIRST whose attempts are never committed: so its bytes count towards the
-application's quota, and go when it is dropped, when the application ends, and when the application's lease ends.
+A cache is kept as a shuffle numbered from CACHE_FIRST (shuffle/names.py) whose attempts are never committed: so its bytes count
+towards the application's quota, and go when it is dropped, when the application ends, and when the application's lease ends.
 """
 
 from __future__ import annotations
@@ -11,16 +11,23 @@ import ctypes
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tierstore.cache.placing import Placing, arena_of, end_group, put_large_bytes
 from tierstore.cache.reading import Found, corrupt
+from tierstore.ringbuf import layout
 from tierstore.ringbuf.errors import Full, NotFound
 from tierstore.shuffle.names import check_attempt, parse
 
 if TYPE_CHECKING:
+    from tierstore.service.store import Store
+
     from .spark_agent_calls import Answer, Calls
 
 MAPPED_BYTES = 16 << 20  # of one answer that has to be sent; a larger batch comes alone
 ABSENT = -2  # in place of an arena: there is no such key
+ROOM_WAIT_S = 2.0  # that a task waits for room: cached data can be Spark's to keep
+ROOM_SHARE = 16  # of so many segments one is left to shuffles and other data that must be kept
 GROUP_IDLE_S = 30.0  # then the open segment of a cache is given back: most are filled once
 
 
@@ -38,7 +45,8 @@ def block(
 ) -> Answer:
     """Room for one batch of a cache; then seal or cancel. Raises Full, Expired, NotFound, ValueError."""
     key = _reserved(calls, app, shuffle, map, attempt, sequence, nonce, size)
-    placing = Placing(calls._store, key, size, pool=pool, group=_group(calls, app, shuffle))
+    with calls._store._session.patience(ROOM_WAIT_S):
+        placing = Placing(calls._store, key, size, pool=pool, group=_group(calls, app, shuffle))
     number = calls._number()
     calls._placings[number] = placing
     return {"id": number, "key": key, "arena": placing.arena, "offset": placing.offset}, []
@@ -57,7 +65,8 @@ def block_put(
 ) -> Answer:
     """As block() and seal, for a batch of any size."""
     key = _reserved(calls, app, shuffle, map, attempt, sequence, nonce, len(body))
-    hashed = put_large_bytes(calls._store, key, body, pool=pool, group=_group(calls, app, shuffle))
+    with calls._store._session.patience(ROOM_WAIT_S):
+        hashed = put_large_bytes(calls._store, key, body, pool=pool, group=_group(calls, app, shuffle))
     return {"key": key, "hash": f"{hashed:016x}"}, []
 
 
@@ -65,11 +74,28 @@ def _reserved(
     calls: Calls, app: str, shuffle: int, map: int, attempt: str, sequence: int, nonce: str, size: int
 ) -> str:
     """The key of a batch, which the registry now knows to belong to the application."""
+    if not has_room(calls._store):
+        raise Full(
+            f"the last {ROOM_SHARE}th of the store is not for cached data of Spark, but for its shuffles and for others"
+        )
     name = check_attempt(app, shuffle, map, attempt)
     asked = {"app": app, "shuffle": shuffle, "map_index": map, "attempt": attempt}
     if not calls._store._control.call("shuffle_reserve", **asked, sequence=sequence, size=size, nonce=nonce):
         raise Full(f"{size} bytes more are not within the quota of application {app!r}")
     return name.run(sequence, nonce)
+
+
+def has_room(store: Store) -> bool:
+    """Whether more than a share of all segments is free or holds what may vanish. Cost: some microseconds."""
+    session = store._session
+    count, width = session.grant.segment_count, layout.SEGMENT_ENTRY_BYTES // 8
+    words = (ctypes.c_uint64 * (count * width)).from_address(session.control.address + layout.CONTROL_HEADER_BYTES)
+    table = np.ctypeslib.as_array(words).reshape(count, width)
+    states, classes = table[:, layout.S_WORD // 8] >> layout.STATE_SHIFT, table[:, layout.S_CLASS // 8]
+    usable = (states != layout.STATE_UNBACKED) & (states != layout.STATE_QUARANTINED)
+    taken = (states == layout.STATE_LEASED) | (classes != layout.CLASS_CACHE)
+    free = (states == layout.STATE_FREE) | usable & ~taken
+    return bool(free.sum() * ROOM_SHARE > usable.sum())
 
 
 def _group(calls: Calls, app: str, shuffle: int) -> str:

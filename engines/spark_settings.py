@@ -13,8 +13,10 @@ from pathlib import Path
 
 import tierstore
 from tierstore.ringbuf.errors import ConfigError
+from tierstore.service.config import parse_size
 
 from .spark_jar import PLUGIN, jar
+from .spark_spill import spill_settings
 
 log = logging.getLogger("tierstore")
 
@@ -45,19 +47,29 @@ def settings(socket: str) -> dict[str, str]:
 
 
 def jar_settings(
-    socket: str, shuffle: bool | None, cache: bool | None = None, dram: str | int | None = None
+    socket: str,
+    shuffle: bool | None,
+    cache: bool | None = None,
+    dram: str | int | None = None,
+    spill: str | int | None = None,
 ) -> dict[str, str]:
-    """Settings of the plugin, for shuffles and for cached data. Raises ConfigError.
+    """Settings of the plugin, for shuffles, for cached data, and for a folder of spills. Raises ConfigError.
 
     None: where there is a jar.  True: without one it is an error.  False for both: no plugin.
     dram: of the daemons that nodes start which have none.
     """
     if shuffle is False and cache is False:
+        if spill is not None:
+            raise ConfigError(
+                "spill", spill, "only with the plugin, which watches the folder: leave shuffles or caches on"
+            )
         return {}
     try:
         found = plugin_settings(str(jar()), socket)
+        if spill is not None:
+            found |= spill_settings(socket, parse_size(spill, "spill"))
     except ConfigError as error:
-        if shuffle or cache:
+        if shuffle or cache or spill is not None:
             raise
         log.warning("Spark's shuffles and cached data stay Spark's own: %s", error)
         return {}

@@ -26,7 +26,14 @@ from .output import json_option, socket_option
 @click.option(
     "--dram", metavar="SIZE", help="Nodes where no daemon answers start one with so much memory (with the jar)."
 )
-def spark(socket: str | None, as_json: bool, shuffle: bool | None, cache: bool | None, dram: str | None) -> None:
+@click.option(
+    "--spill",
+    metavar="SIZE",
+    help="A folder beside the file of the PMem tier for what Spark itself spills, at most so much.",
+)
+def spark(
+    socket: str | None, as_json: bool, shuffle: bool | None, cache: bool | None, dram: str | None, spill: str | None
+) -> None:
     """Print what Spark has to be told so that its workers and JVMs find the store: as --conf options, or as JSON."""
     from .client import SocketControl
     from .config import load_config, parse_size
@@ -42,7 +49,7 @@ def spark(socket: str | None, as_json: bool, shuffle: bool | None, cache: bool |
         if dram is None:
             click.echo(f"tierstore: {error}; until then tasks read the files", err=True)
     try:
-        found |= made.jar_settings(str(path), shuffle, cache, dram)
+        found |= made.jar_settings(str(path), shuffle, cache, dram, spill)
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
     try:

@@ -78,6 +78,9 @@ final class AgentProcess {
       if (!settings.dram.isEmpty()) {
         command.addAll(List.of("--dram", settings.dram));
       }
+      for (String own : Spills.own(settings)) {
+        command.addAll(List.of("--remove", own));
+      }
       ProcessBuilder builder = new ProcessBuilder(command);
       builder.redirectError(ProcessBuilder.Redirect.INHERIT);
       builder.environment().put("PYTHONSAFEPATH", "1");

@@ -27,7 +27,7 @@ final class BlockWriter {
   private int sequence;
   private String first;
   private boolean finished;
-  private boolean useless;
+  private boolean useless = CacheStore.full();
 
   BlockWriter(Caches.Place place, int partition) {
     this.place = place;

@@ -14,12 +14,21 @@ import org.slf4j.LoggerFactory;
 final class CacheStore {
   private static final Logger LOG = LoggerFactory.getLogger(CacheStore.class);
   private static final long DOWN_MS = 30_000;
+  /** Partitions that begin so soon after one for which there was no room do not wait for some. */
+  private static final long FULL_MS = 10_000;
   private static final double WAIT_S = 3;
   private static final AtomicBoolean WARNED = new AtomicBoolean();
   private static final AtomicLong NO_AGENT_UNTIL = new AtomicLong(Long.MIN_VALUE);
   private static final AtomicLong NO_WRITES_UNTIL = new AtomicLong(Long.MIN_VALUE);
 
+  private static final AtomicLong FULL_UNTIL = new AtomicLong(Long.MIN_VALUE);
+
   private CacheStore() {}
+
+  /** Whether there was no room a short time ago. */
+  static boolean full() {
+    return now() < FULL_UNTIL.get();
+  }
 
   /** The agent, to read; it needs no daemon for what it has mapped. */
   static Agent agent(SparkConf conf) throws IOException {
@@ -47,6 +56,8 @@ final class CacheStore {
     boolean away = !(why instanceof StoreException error) || error.kind.equals("PeerLost");
     if (away) {
       NO_WRITES_UNTIL.set(now() + DOWN_MS);
+    } else if (((StoreException) why).kind.equals("Full")) {
+      FULL_UNTIL.set(now() + FULL_MS);
     }
     if (WARNED.compareAndSet(false, true)) {
       LOG.warn("tierstore: {}; cached data that the store cannot take are Spark's to keep", why.getMessage());

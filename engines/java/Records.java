@@ -78,6 +78,7 @@ final class Records extends AbstractIterator<Tuple2<Object, Object>> implements 
     long began = System.nanoTime();
     PieceReader.Piece piece;
     try {
+      Spills.check();
       if (pieces == null) {
         pieces = open();
         if (closed) { // meanwhile: close() did not see it

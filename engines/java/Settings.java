@@ -23,6 +23,7 @@ final class Settings {
       Map.entry("gc", "true or false: whether the driver collects garbage when the store fills"),
       Map.entry("lease", "a time such as 120s, at least 20s: how long data outlive the driver"),
       Map.entry("quota", "a size such as 10g, or 0 for none: the most that the application may hold"),
+      Map.entry("spill", "a size such as 20g, or 0 for any: the most of Spark's own files below spark.local.dir on a node"),
       Map.entry("pool", "the name of a pool of the store"),
       Map.entry("durable", "true or false: whether a commit must survive power loss"),
       Map.entry("buffer", "a size from 1m to 1g: what a task holds before it writes"),
@@ -41,6 +42,7 @@ final class Settings {
   final long timeoutSeconds;
   final long leaseSeconds;
   final long quota;
+  final long spill;
   final String pool;
   final boolean durable;
   final long buffer;
@@ -67,6 +69,7 @@ final class Settings {
     timeoutSeconds = seconds(conf, "timeout", "60s", TIMEOUT_MIN_S);
     leaseSeconds = seconds(conf, "lease", "120s", LEASE_MIN_S);
     quota = number(conf, "quota", "0", true);
+    spill = number(conf, "spill", "0", true);
     buffer = number(conf, "buffer", "32m", true);
     if (buffer < 1 << 20 || buffer > 1 << 30) {
       throw impossible("buffer", conf.get(PREFIX + "buffer"));

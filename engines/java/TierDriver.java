@@ -29,6 +29,7 @@ final class TierDriver implements DriverPlugin {
     conf = context.conf();
     InMemoryRelation$.MODULE$.clearSerializer(); // of an application before this one in the same JVM
     Settings settings = Settings.of(conf);
+    Spills.watch(conf);
     try {
       Agent.of(conf, 0);
     } catch (IOException e) {
@@ -77,6 +78,7 @@ final class TierDriver implements DriverPlugin {
     if (conf != null) {
       Application.end(conf);
       Agent.stop();
+      Spills.end();
     }
   }
 }

@@ -32,6 +32,7 @@ public final class TierPlugin implements SparkPlugin {
       if ("driver".equals(context.executorID()) || Settings.of(conf).app.isEmpty()) {
         return;
       }
+      Spills.watch(conf);
       Thread starter = new Thread(() -> {
         try {
           Agent.of(conf);

@@ -22,6 +22,8 @@ import org.slf4j.LoggerFactory;
  */
 public final class TierShuffleManager extends SortShuffleManager {
   private static final Logger LOG = LoggerFactory.getLogger(TierShuffleManager.class);
+  /** Errors of a store that may serve later shuffles: away, or without room. */
+  private static final Set<String> PASSING = Set.of("PeerLost", "Full");
   private static final int TRIES = 3;
   private static final long PAUSE_MS = 200;
   private final SparkConf conf;
@@ -95,12 +97,12 @@ public final class TierShuffleManager extends SortShuffleManager {
       known.add(shuffleId);
       return new TierShuffleHandle<>(shuffleId, dependency);
     } catch (IOException e) {
-      boolean wrong = e instanceof StoreException error && !error.kind.equals("PeerLost");
+      boolean wrong = e instanceof StoreException error && !PASSING.contains(error.kind);
       if (wrong || !settings.fallback) {
         throw new IllegalStateException("shuffle " + shuffleId + " cannot be in the store: " + e.getMessage(), e);
       }
       if (TierDataIO.LOCAL.compareAndSet(false, true)) {
-        LOG.warn("tierstore: {}; shuffles are Spark's own until a daemon answers (spark.tierstore.fallback = auto)",
+        LOG.warn("tierstore: {}; shuffles that begin meanwhile are Spark's own (spark.tierstore.fallback = auto)",
             e.getMessage());
       }
       return super.registerShuffle(shuffleId, dependency);

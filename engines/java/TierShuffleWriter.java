@@ -68,6 +68,7 @@ final class TierShuffleWriter<K, V> extends ShuffleWriter<K, V> {
     Partitioner partitioner = dependency.partitioner();
     long most = 2 * manager.settings().buffer;
     while (rows.hasNext()) {
+      Spills.check();
       Product2<?, ?> row = rows.next();
       int partition = partitioner.getPartition(row._1());
       if (checks != null) {

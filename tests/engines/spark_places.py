@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from tierstore.emulation.procs import Daemon
 
 pytest.importorskip("pyspark", reason="PySpark is not installed: pip install 'tierstore[spark]'")
 
-from pyspark import SparkContext
+from pyspark import SparkContext, cloudpickle
 from pyspark.sql import SparkSession
 
 from tierstore.spark import configure
@@ -25,6 +26,7 @@ from tierstore.spark import configure
 if shutil.which("javac") is None:
     pytest.skip("there is no JDK: apt install openjdk-17-jdk-headless", allow_module_level=True)
 
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 MARKS = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas"),
@@ -53,13 +55,15 @@ class Place:
     """A daemon, and sessions of one JVM, one at a time."""
 
     def __init__(self, folder: Path, scratch: Path, plugin: dict[str, bool], settings: dict[str, str]):
-        """plugin: what configure() is told. settings: of every session."""
+        """plugin: what configure() is told. settings: of every session; "pmem": the size of such a tier of the daemon's."""
         self.folder, self.scratch, self.plugin = folder, scratch, plugin
         self.settings = COMMON | settings
         self.settings["spark.local.dir"] = str(scratch)
         self.settings["spark.sql.warehouse.dir"] = str(folder / "warehouse")
         # Its data survive it: tests kill it and start it again.
-        self.daemon = Daemon(folder, "--dram", "96MiB")
+        pmem = self.settings.pop("pmem", "")
+        more = ["--pmem", f"{folder}/pool:{pmem}"] if pmem else []
+        self.daemon = Daemon(folder, "--dram", "96MiB", *more)
         self.session: Any = None
         self._asked: tuple[str, dict[str, str]] = "", {}
 
@@ -162,3 +166,26 @@ def soon(true: Callable[[], Any], within_s: float = 20) -> None:
     while not true():
         assert time.monotonic() < deadline, "it did not come true"
         time.sleep(0.05)
+
+
+def text(number: int) -> str:
+    return f"text of number {number}"
+
+
+class Counted:
+    """An RDD whose maps are counted: each partition adds 1."""
+
+    def __init__(self, spark: Any, maps: int = 4, partitions: int = 3):
+        self.count = count = spark.sparkContext.accumulator(0)
+
+        def touch(rows: Iterator[int]) -> Iterator[tuple[int, str]]:
+            count.add(1)
+            for number in rows:
+                yield number, text(number)
+
+        self.rdd = spark.sparkContext.parallelize(range(4000), maps).mapPartitions(touch).partitionBy(partitions)
+
+    def check(self) -> int:
+        """How many maps have run, after an action with the right answer."""
+        assert dict(self.rdd.collect()) == {number: text(number) for number in range(4000)}
+        return int(self.count.value)

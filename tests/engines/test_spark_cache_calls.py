@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tierstore.emulation.procs import Daemon
@@ -136,3 +137,23 @@ def test_a_block_that_is_damaged_on_disk_is_not_handed_out(daemon: Daemon) -> No
             file.write(b"damaged")
         with pytest.raises(CorruptionError, match="payload hash"):
             jvm.map([blocks[number]])
+
+
+def test_the_last_of_the_store_is_left_to_others(tmp_path: Path) -> None:
+    made = Daemon(tmp_path, "--dram", "32MiB", "--ephemeral")
+    try:
+        with made.start().connect() as store:
+            jvm, number = Jvm(store), 0
+            store.put("may go", pa.table({"a": np.arange(1_000_000)}))  # eight segments that count as room
+            with pytest.raises(Full, match="16th of the store"):
+                for number in range(64):
+                    jvm.put(number, noise(number, 900_000))
+            assert 24 <= number <= 32
+            with pytest.raises(Full, match="16th of the store"):
+                jvm.ask("block_put", noise(2), **name(0), sequence=99)
+            store.put_bytes("a run of a shuffle", noise(1, 900_000), keep=True)
+            jvm.ask("uncache", app=APP, shuffle=CACHE)
+            jvm.ask("shuffle", app=APP, shuffle=CACHE, partitions=1, lease_s=60.0, quota=0, pool="default")
+            jvm.put(0, noise(3, 900_000))
+    finally:
+        made.end()

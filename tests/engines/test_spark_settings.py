@@ -15,7 +15,9 @@ import pytest
 from click.testing import CliRunner
 
 import tierstore
+from tierstore.emulation.procs import Daemon
 from tierstore.engines import spark_daemon, spark_jar, spark_settings
+from tierstore.engines.spark_spill import spill_settings
 from tierstore.ringbuf.errors import ConfigError
 from tierstore.service.cli import main
 
@@ -110,6 +112,38 @@ def test_the_plugin_comes_with_the_jar(tmp_path: Path, monkeypatch: pytest.Monke
     assert spark_settings.jar_settings("/run/s", False, False) == {}
     assert spark_settings.jar_settings("/run/s", False)["spark.tierstore.shuffle"] == "false"
     assert spark_settings.jar_settings("/run/s", None, False)["spark.tierstore.cache"] == "false"
+
+
+@pytest.mark.slow
+def test_spills_go_beside_the_pmem_tier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spark_settings, "jar", lambda: tmp_path / "made.jar")
+    monkeypatch.delenv("SPARK_LOCAL_DIRS", raising=False)
+    tier = tmp_path / "pool"
+    made = Daemon(tmp_path, "--dram", "16MiB", "--pmem", f"{tier}:16MiB", "--ephemeral")
+    try:
+        with pytest.raises(ConfigError, match="spill.*no daemon answers"):
+            spark_settings.jar_settings(made.socket, None, None, "1GiB")
+        made.start()
+        found = spark_settings.jar_settings(made.socket, None, None, "1MiB")
+        folder = Path(found["spark.local.dir"])
+        assert folder.parent == tmp_path and folder.stat().st_mode & 0o777 == 0o700
+        assert found["spark.tierstore.spill"] == str(1 << 20) and "spark.plugins" in found
+        for size, remedy in (("1000TiB", "at most the [0-9]+ bytes that are free"), ("some", "a size such as")):
+            with pytest.raises(ConfigError, match=f"spill = .*{remedy}"):
+                spark_settings.jar_settings(made.socket, None, None, size)
+        with pytest.raises(ConfigError, match="spill = '1MiB'.*only with the plugin"):
+            spark_settings.jar_settings(made.socket, False, False, "1MiB")
+        monkeypatch.setenv("SPARK_LOCAL_DIRS", "/somewhere")
+        with pytest.raises(ConfigError, match="SPARK_LOCAL_DIRS = '/somewhere'.*unset"):
+            spark_settings.jar_settings(made.socket, None, None, "1MiB")
+    finally:
+        made.end()
+
+
+@pytest.mark.slow
+def test_without_a_pmem_tier_there_is_no_folder_for_spills(node: Daemon) -> None:
+    with pytest.raises(ConfigError, match="spill = 1024 .*--pmem PATH:SIZE.*dram"):
+        spill_settings(node.socket, 1024)
 
 
 def test_jars_and_plugins_of_the_user_stay() -> None:

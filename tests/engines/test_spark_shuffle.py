@@ -21,7 +21,17 @@ from pyspark import TaskContext, cloudpickle
 from pyspark.sql import functions as F
 
 import tierstore
-from tests.engines.spark_places import CLUSTER, MARKS, Place, no_leaks, placed, processes, soon  # noqa: F401
+from tests.engines.spark_places import (
+    CLUSTER,
+    MARKS,
+    Counted,
+    Place,
+    no_leaks,  # noqa: F401
+    placed,
+    processes,
+    soon,
+    text,
+)
 
 pytestmark = MARKS
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -32,10 +42,6 @@ ROWS = 20_000
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     settings = {"spark.sql.shuffle.partitions": "4", "spark.sql.autoBroadcastJoinThreshold": "-1"}
     yield from placed(tmp_path_factory, settings, shuffle=True)
-
-
-def text(number: int) -> str:
-    return f"text of number {number}"
 
 
 # --- answers --------------------------------------------------------------------------------------------------------------------
@@ -184,25 +190,6 @@ def test_tasks_that_fail_twice(place: Place) -> None:
         place.spark().sparkContext.parallelize(range(1000), 2).mapPartitions(flaky).reduceByKey(lambda a, b: a + b, 2)
     )
     assert dict(found.collect()) == dict(Counter(number % 5 for number in range(1000)))
-
-
-class Counted:
-    """An RDD whose maps are counted: each partition adds 1."""
-
-    def __init__(self, spark: Any, maps: int = 4):
-        self.count = count = spark.sparkContext.accumulator(0)
-
-        def touch(rows: Iterator[int]) -> Iterator[tuple[int, str]]:
-            count.add(1)
-            for number in rows:
-                yield number, text(number)
-
-        self.rdd = spark.sparkContext.parallelize(range(4000), maps).mapPartitions(touch).partitionBy(3)
-
-    def check(self) -> int:
-        """How many maps have run, after an action with the right answer."""
-        assert dict(self.rdd.collect()) == {number: text(number) for number in range(4000)}
-        return int(self.count.value)
 
 
 def test_a_daemon_that_is_killed_and_comes_back_has_lost_nothing(place: Place) -> None:
