@@ -17,7 +17,7 @@ from . import layout
 from . import session as words
 from .codes import RING_FULL, WAIT_TIMED_OUT
 from .counters import CLIENT
-from .errors import Closed, ConfigError, PeerLost, TierstoreError
+from .errors import Closed, PeerLost, TierstoreError
 from .native import kernels
 from .pintype import pin_type
 from .region import PAGE_BYTES, Mapping, make_private, populate, round_up, share_lock, try_lock, unlock
@@ -172,13 +172,6 @@ class Session:
         if grant.locks_fd >= 0 and not _hold_slot(grant.locks_fd, grant.slot):
             raise PeerLost(f"slot {grant.slot} is locked by another process; connect again")
         self.control = Mapping(grant.control_fd, control_bytes, writable=False)
-        found = self._get(self.control.address + layout.C_VERSION)
-        if found != layout.LAYOUT_VERSION:
-            raise ConfigError(
-                "layout version of the daemon",
-                found,
-                f"this tierstore knows version {layout.LAYOUT_VERSION}; install the same tierstore on both sides",
-            )
         self.clients = Mapping(grant.clients_fd, clients_bytes, writable=True)
         self.slot_address = self.clients.address + layout.CLIENTS_HEADER_BYTES + grant.slot * stride
         self.slot_stride = stride

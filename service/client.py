@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tierstore.ringbuf import layout
 from tierstore.ringbuf.client import ArenaInfo, Grant, Session
-from tierstore.ringbuf.errors import Closed, PeerLost
+from tierstore.ringbuf.errors import Closed, ConfigError, PeerLost
 from tierstore.ringbuf.native import kernels
 from tierstore.ringbuf.tier import Tier
 
@@ -202,12 +204,31 @@ def connect(path: str | None = None) -> Store:
     kernels()  # may take seconds the first time; a slot is asked for after that
     try:
         grant, pools = control.hello()
+        _check_layout(grant)
     except BaseException:
         control.close()
         raise
     session = Session(grant)
     control.store_id = session.store_id
     return Store(session, control, pools)
+
+
+def _check_layout(grant: Grant) -> None:
+    """What the daemon hands out is laid out as we read it. Raises ConfigError."""
+    (found,) = struct.unpack("<Q", os.pread(grant.control_fd, 8, layout.C_VERSION))
+    if found != layout.LAYOUT_VERSION:
+        for fd in (
+            grant.control_fd,
+            grant.clients_fd,
+            grant.index_fd,
+            grant.locks_fd,
+            *grant.arena_fds,
+            *grant.write_fds,
+        ):
+            if fd >= 0:
+                os.close(fd)
+        allowed = f"this tierstore knows version {layout.LAYOUT_VERSION}; install the same tierstore on both sides"
+        raise ConfigError("layout version of the daemon", found, allowed)
 
 
 def open(

@@ -1,4 +1,5 @@
-"""Run Spark's tests with each line of Spark 4: python tests/spark_matrix.py [PYTEST ARGUMENTS]; needs the extra dev, and a network.
+"""Run Spark's tests with each line of Spark 4: python tests/spark_matrix.py [LINE ...] [PYTEST ARGUMENTS]; needs the extra dev,
+and a network.
 
 Each line's newest PySpark goes into a folder of its own (about 500 MB, kept in ~/.cache/tierstore/pyspark), which comes
 before the installed one in PYTHONPATH. Exit code 1 if a line fails.
@@ -60,7 +61,9 @@ def run(line: str, arguments: Sequence[str]) -> bool:
 
 def main() -> int:
     """0 if all lines pass."""
-    passed = {line: run(line, sys.argv[1:]) for line in LINES}
+    chosen = [line for line in LINES if line in sys.argv[1:]]
+    arguments = [argument for argument in sys.argv[1:] if argument not in LINES]
+    passed = {line: run(line, arguments) for line in chosen or LINES}
     print(", ".join(f"Spark {line}: {'passed' if good else 'FAILED'}" for line, good in passed.items()))
     return 0 if all(passed.values()) else 1
 

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+import tierstore
 from tierstore.emulation.procs import Daemon
 
 pytest.importorskip("pyspark", reason="PySpark is not installed: pip install 'tierstore[spark]'")
@@ -226,6 +227,18 @@ def test_an_agent_that_works_on_a_request_for_long_is_not_killed(classes: str, n
         assert made.say("keys k") == "keys 0" and not goes_on.is_alive()
         assert made.agent()[0] == pid
         goes_on.join()
+    finally:
+        made.end()
+
+
+def test_a_jar_of_another_version_says_which_two_there_are(classes: str, node: Daemon, tmp_path: Path) -> None:
+    other = tmp_path / spark_jar.PACKAGE / "version"
+    other.parent.mkdir(parents=True)
+    other.write_text("0.0.7")
+    made = Holder(f"{tmp_path}{os.pathsep}{classes}", node.socket)
+    try:
+        said = made.say("agent at once")
+        assert re.search(f"ConfigError.*jar is of tierstore 0.0.7 .*of {re.escape(tierstore.__version__)} ", said), said
     finally:
         made.end()
 

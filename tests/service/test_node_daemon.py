@@ -20,6 +20,7 @@ import pytest
 import tierstore
 from tierstore.emulation import bodies
 from tierstore.emulation.procs import Child, Daemon
+from tierstore.ringbuf import layout
 
 pytestmark = pytest.mark.slow
 
@@ -142,6 +143,17 @@ def test_a_writer_without_a_daemon_fails_clearly(kept: Daemon, monkeypatch: pyte
             call()
     assert bytes(store.get_bytes("k")) == b"x"
     store.close()
+
+
+def test_a_client_of_another_layout_is_refused(node: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "LAYOUT_VERSION", 99)
+    with pytest.raises(
+        tierstore.ConfigError, match="layout version of the daemon = 2 .*knows version 99; install the same"
+    ):
+        node.connect()
+    monkeypatch.undo()
+    with node.connect() as store:
+        assert store.keys() == []
 
 
 def test_fork(node: Daemon) -> None:
