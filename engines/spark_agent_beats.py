@@ -17,8 +17,8 @@ from .spark_agent_wire import framed
 BEAT_S = 1.0
 # How long a request may take. Most wait for a daemon that comes back (10 s) or for room (20 s) at the most.
 PATIENCE_S = 60.0
-# These wait for other nodes and for what these send; a commit may have to reach the disk.
-LONG_S = {"read": 600.0, "next": 600.0, "commit": 600.0}
+# These wait for other nodes and for what these send, and for files that may be far away; a commit may have to reach the disk.
+LONG_S = dict.fromkeys(("read", "next", "commit", "scan_plan", "scan_open", "scan_next"), 600.0)
 _FRAME = framed({"working": True})
 
 

@@ -32,7 +32,12 @@ from .output import json_option, socket_option
     help="A folder beside the file of the PMem tier for what Spark itself spills, at most so much.",
 )
 def spark(
-    socket: str | None, as_json: bool, shuffle: bool | None, cache: bool | None, dram: str | None, spill: str | None
+    socket: str | None,
+    as_json: bool,
+    shuffle: bool | None,
+    cache: bool | None,
+    dram: str | None,
+    spill: str | None,
 ) -> None:
     """Print what Spark has to be told so that its workers and JVMs find the store: as --conf options, or as JSON."""
     from .client import SocketControl

@@ -25,6 +25,8 @@ final class AgentProcess {
   private static final String PROGRAM = "from tierstore.engines.spark_agent import main; main()";
   private static final int PROTOCOL = 2;
   private static final long END_S = 10;
+  /** What the start of a daemon may take, which may have to compile its kernels: engines/node_daemon.py. */
+  private static final long DAEMON_S = 120;
   /** Starts agents and holds their locks: a thread that nobody interrupts, see Slot. */
   private static final ExecutorService STARTER = Executors.newSingleThreadExecutor(work -> {
     Thread thread = new Thread(work, "tierstore-agent");
@@ -78,7 +80,7 @@ final class AgentProcess {
       if (!settings.dram.isEmpty()) {
         command.addAll(List.of("--dram", settings.dram));
       }
-      for (String own : Spills.own(settings)) {
+      for (String own : waitSeconds < 0 ? List.<String>of() : Spills.own(settings)) { // one agent's task
         command.addAll(List.of("--remove", own));
       }
       ProcessBuilder builder = new ProcessBuilder(command);
@@ -89,7 +91,8 @@ final class AgentProcess {
       }
       Process started = builder.start();
       process = started;
-      JsonNode said = firstLine(process, settings, settings.timeoutSeconds + (long) Math.ceil(Math.max(0, waitSeconds)));
+      long waits = (long) Math.ceil(Math.max(0, waitSeconds)) + (settings.dram.isEmpty() ? 0 : DAEMON_S);
+      JsonNode said = firstLine(process, settings, settings.timeoutSeconds + waits);
       Path socket = Path.of(said.path("socket").asText());
       try (Connection connection = new Connection(socket, settings.timeoutSeconds, started::destroyForcibly)) {
         Answer hello = connection.request(Connection.head("hello"));

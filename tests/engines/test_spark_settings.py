@@ -122,20 +122,20 @@ def test_spills_go_beside_the_pmem_tier(tmp_path: Path, monkeypatch: pytest.Monk
     made = Daemon(tmp_path, "--dram", "16MiB", "--pmem", f"{tier}:16MiB", "--ephemeral")
     try:
         with pytest.raises(ConfigError, match="spill.*no daemon answers"):
-            spark_settings.jar_settings(made.socket, None, None, "1GiB")
+            spark_settings.jar_settings(made.socket, None, None, None, "1GiB")
         made.start()
-        found = spark_settings.jar_settings(made.socket, None, None, "1MiB")
+        found = spark_settings.jar_settings(made.socket, None, None, None, "1MiB")
         folder = Path(found["spark.local.dir"])
         assert folder.parent == tmp_path and folder.stat().st_mode & 0o777 == 0o700
         assert found["spark.tierstore.spill"] == str(1 << 20) and "spark.plugins" in found
         for size, remedy in (("1000TiB", "at most the [0-9]+ bytes that are free"), ("some", "a size such as")):
             with pytest.raises(ConfigError, match=f"spill = .*{remedy}"):
-                spark_settings.jar_settings(made.socket, None, None, size)
+                spark_settings.jar_settings(made.socket, None, None, None, size)
         with pytest.raises(ConfigError, match="spill = '1MiB'.*only with the plugin"):
-            spark_settings.jar_settings(made.socket, False, False, "1MiB")
+            spark_settings.jar_settings(made.socket, False, False, None, "1MiB")
         monkeypatch.setenv("SPARK_LOCAL_DIRS", "/somewhere")
         with pytest.raises(ConfigError, match="SPARK_LOCAL_DIRS = '/somewhere'.*unset"):
-            spark_settings.jar_settings(made.socket, None, None, "1MiB")
+            spark_settings.jar_settings(made.socket, None, None, None, "1MiB")
     finally:
         made.end()
 

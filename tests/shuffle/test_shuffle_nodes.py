@@ -184,7 +184,7 @@ def test_drain(cluster: list[Daemon]) -> None:
     command = [sys.executable, "-m", "tierstore.service.cli", "drain", "--json", "--socket", cluster[0].socket]
     with cluster[0].connect() as first:
         shuffle = first.shuffle("app", 0, PARTITIONS)
-        receipts = [write(shuffle, number, 60_000) for number in range(6)]
+        receipts = [write(shuffle, number, 60_000) for number in range(12)]
         first.shuffle("app", CACHE_FIRST, 1)
         begun = {"app": "app", "map_index": 0, "attempt": "t1", "sequence": 0, "size": 10, "nonce": "0" * 16}
         for number in (0, CACHE_FIRST):
@@ -197,15 +197,15 @@ def test_drain(cluster: list[Daemon]) -> None:
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["cached"] == 1
         moved = told["moved"]
-        assert sum(moved.values()) == 6 and len(moved) == 2
+        assert sum(moved.values()) == 12 and len(moved) == 2
         with pytest.raises(Full, match="drained"):
-            write(shuffle, 6)
+            write(shuffle, 12)
         again = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
         assert json.loads(again.stdout)["moved"] == moved
     cluster[0].stop()
     with cluster[1].connect() as second:
         reader = second.shuffle("app", 0, PARTITIONS)
-        assert read_all(reader, receipts).equals(expected(range(6), 60_000))
+        assert read_all(reader, receipts).equals(expected(range(12), 60_000))
 
 
 def test_secrets(cluster: list[Daemon]) -> None:
