@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -117,20 +117,22 @@ class Place:
             return bool(store.verify(payloads=True)["ok"])
 
 
-def placed(folders: pytest.TempPathFactory, settings: dict[str, str], **plugin: bool) -> Iterator[Place]:
-    """A place for the tests of a module; then nothing of it may be left."""
+P = TypeVar("P", bound=Place)
+
+
+@contextlib.contextmanager
+def living(folders: pytest.TempPathFactory, make: Callable[[Path, Path], P]) -> Iterator[P]:
+    """A place with its daemon and a session, made of two folders; then no process of it may be left."""
     short = Path("/tmp") / f"ts-spark-{uuid.uuid4().hex[:8]}"  # a socket's path has little room
     short.mkdir()
     environment, before = dict(os.environ), processes()
     SparkContext._gateway = SparkContext._jvm = None  # of a module before this one
-    made = Place(short, folders.mktemp("spark"), plugin, settings)
+    made = make(short, folders.mktemp("spark"))
     gateway: Any = None
     try:
         made.daemon.start()
         gateway = made.spark().sparkContext._gateway
         yield made
-        made.stop()
-        assert made.apps() == [] and made.blocks() == [] and made.verified()
     finally:
         made.stop()
         if gateway is not None:
@@ -144,6 +146,14 @@ def placed(folders: pytest.TempPathFactory, settings: dict[str, str], **plugin: 
         os.environ.clear()
         os.environ.update(environment)
     soon(lambda: not processes() - before)
+
+
+def placed(folders: pytest.TempPathFactory, settings: dict[str, str], **plugin: bool) -> Iterator[Place]:
+    """A place for the tests of a module; then nothing of it may be left."""
+    with living(folders, lambda folder, scratch: Place(folder, scratch, plugin, settings)) as made:
+        yield made
+        made.stop()
+        assert made.apps() == [] and made.blocks() == [] and made.verified()
 
 
 def processes(*words: bytes) -> set[str]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import decimal
 import os
-import shutil
 import signal
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,77 +17,38 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tierstore.emulation.procs import Daemon
-
 pytest.importorskip("pyspark", reason="PySpark is not installed: pip install 'tierstore[spark]'")
 
-from pyspark import SparkContext, cloudpickle
+from pyspark import cloudpickle
 from pyspark.errors import PySparkException
-from pyspark.sql import SparkSession
 
-from tierstore.spark import configure, register
+from tests.engines.spark_places import LOCAL, MARKS, Place, living, no_leaks, processes, soon  # noqa: F401
+from tierstore.spark import register
 
-if shutil.which("javac") is None:
-    pytest.skip("there is no JDK: apt install openjdk-17-jdk-headless", allow_module_level=True)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # PySpark leaves sockets to the collector
-]
+pytestmark = MARKS
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 FILES, ROWS, GROUP_ROWS = 3, 4000, 1000
 OLD_S = 11.0  # when a file is trusted, and cached
 
 
-@pytest.fixture(autouse=True)
-def no_leaks() -> Iterator[None]:
-    """Spark keeps workers and agents for as long as its session lives; the fixture of the module looks for what is left."""
-    yield
-
-
-class Place:
-    """Files, a daemon, and sessions of one JVM, one at a time."""
+class Files(Place):
+    """Files too, and sessions that keep their settings until others are asked for."""
 
     def __init__(self, folder: Path, scratch: Path):
-        self.folder, self.scratch = folder, scratch
+        super().__init__(folder, scratch, {"shuffle": False, "cache": True}, {"spark.sql.shuffle.partitions": "2"})
         self.table, self.types = str(folder / "table"), str(folder / "types")
         for number in range(FILES):
             write(folder / "table" / f"part-{number}.parquet", table_of(number))
         write(folder / "types" / "a.parquet", every_type(0))
         write(folder / "types" / "b.parquet", every_type(500))
         self.written_at = time.monotonic()
-        self.daemon = Daemon(folder, "--dram", "96MiB")
-        self.session: Any = None
 
-    def spark(self, **settings: str) -> Any:
+    def spark(self, master: str = LOCAL, **settings: str) -> Any:
         """A new session where something is asked for, else the one there is."""
-        if self.session is not None and not settings:
-            return self.session
-        self.stop()
-        builder = SparkSession.builder.master("local[2,4]").appName("tierstore source")
-        for name, value in {
-            "spark.driver.memory": "1g",
-            "spark.ui.enabled": "false",
-            "spark.driver.host": "127.0.0.1",
-            "spark.driver.bindAddress": "127.0.0.1",
-            "spark.local.dir": str(self.scratch),
-            "spark.sql.shuffle.partitions": "2",
-            "spark.sql.session.timeZone": "UTC",
-            "spark.sql.warehouse.dir": str(self.folder / "warehouse"),
-        }.items():
-            builder = builder.config(name, value)
-        builder = configure(builder, socket=self.daemon.socket, shuffle=False, cache=True)
-        for name, value in settings.items():
-            builder = builder.config(name.replace("_", "."), value)
-        self.session = builder.getOrCreate()
-        self.session.sparkContext.setLogLevel("OFF")
-        register(self.session)
+        if self.session is None or settings:
+            self.stop()
+            register(super().spark(master, **settings))
         return self.session
-
-    def stop(self) -> None:
-        if self.session is not None:
-            self.session.stop()
-            self.session = None
 
     def load(self, path: str | list[str] | None = None, name: str = "tierstore", **options: str) -> Any:
         reader = self.spark().read.format(name).options(**options)
@@ -160,52 +118,10 @@ def write(path: Path, table: pa.Table) -> str:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    short = Path("/tmp") / f"ts-spark-{uuid.uuid4().hex[:8]}"  # a socket's path has little room
-    short.mkdir()
-    environment, before = dict(os.environ), processes()
-    SparkContext._gateway = SparkContext._jvm = None  # of a module before this one
-    made = Place(short, tmp_path_factory.mktemp("spark"))
-    gateway: Any = None
-    try:
-        made.daemon.start()
-        gateway = made.spark().sparkContext._gateway
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
+    with living(tmp_path_factory, Files) as made:
         made.grow_old()
         yield made
-    finally:
-        made.stop()
-        if gateway is not None:
-            gateway.shutdown()
-            gateway.proc.stdin.close()  # the JVM ends with it
-            with contextlib.suppress(Exception):
-                gateway.proc.wait(20)
-        SparkContext._gateway = SparkContext._jvm = None
-        made.daemon.end()
-        shutil.rmtree(short, ignore_errors=True)
-        os.environ.clear()
-        os.environ.update(environment)
-    soon(lambda: not processes() - before)
-
-
-def processes(*words: bytes) -> set[str]:
-    """The JVMs, agents and Python workers that this run of the tests has started."""
-    token = os.environ.get("LEAKCHECK_RUN", "?").encode()
-    wanted = words or (b"pyspark", b"org.apache.spark", b"spark_agent")
-    found = set()
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit() and token in (entry / "environ").read_bytes():
-                command = (entry / "cmdline").read_bytes()
-                if any(word in command for word in wanted):
-                    found.add(entry.name)
-    return found
-
-
-def soon(true: Callable[[], Any], within_s: float = 20) -> None:
-    deadline = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def in_order(frame: Any) -> list[str]:
@@ -235,7 +151,7 @@ MAPPED, SENT = "tierstoreMappedBytes", "tierstoreSentBytes"
 # --- answers --------------------------------------------------------------------------------------------------------------------
 
 
-def test_rows_are_those_that_spark_reads_itself_first_filled_then_mapped(place: Place) -> None:
+def test_rows_are_those_that_spark_reads_itself_first_filled_then_mapped(place: Files) -> None:
     ours, theirs = place.load(), place.spark().read.parquet(place.table)
     assert ours.schema == theirs.schema and ours.count() == FILES * ROWS
     assert "BatchScan tierstore" in ours._jdf.queryExecution().executedPlan().toString()
@@ -249,7 +165,7 @@ def test_rows_are_those_that_spark_reads_itself_first_filled_then_mapped(place: 
     assert place.load(sorted(map(str, Path(place.table).iterdir()))).count() == FILES * ROWS
 
 
-def test_all_types_are_as_python_gives_them(place: Place) -> None:
+def test_all_types_are_as_python_gives_them(place: Files) -> None:
     ours, python = place.load(place.types), place.load(place.types, "tierstore_python")
     assert [(one.name, one.dataType) for one in ours.schema] == [(one.name, one.dataType) for one in python.schema]
     rows = in_order(python)
@@ -263,7 +179,7 @@ def test_all_types_are_as_python_gives_them(place: Place) -> None:
     cached.unpersist()
 
 
-def test_a_query_reads_the_columns_and_row_groups_it_needs(place: Place) -> None:
+def test_a_query_reads_the_columns_and_row_groups_it_needs(place: Files) -> None:
     whole = place.load()
     one = metric(whole.select("n"), MAPPED)
     assert FILES * ROWS * 8 <= one < FILES * ROWS * 9
@@ -296,7 +212,7 @@ def test_a_query_reads_the_columns_and_row_groups_it_needs(place: Place) -> None
         "n < 0",
     ],
 )
-def test_conditions_mean_what_they_mean_to_spark(place: Place, condition: str) -> None:
+def test_conditions_mean_what_they_mean_to_spark(place: Files, condition: str) -> None:
     some = ["n", "x", "word", "price"]
     # Spark's reader of Parquet excludes row groups by statistics, which leave NaN out, and loses these rows.
     place.spark().conf.set("spark.sql.parquet.filterPushdown", "false")
@@ -304,14 +220,14 @@ def test_conditions_mean_what_they_mean_to_spark(place: Place, condition: str) -
     assert in_order(place.load().select(some).where(condition)) == theirs
 
 
-def test_joins_and_equal_scans(place: Place) -> None:
+def test_joins_and_equal_scans(place: Files) -> None:
     first, second = place.load().select("n", "word"), place.load().select("n", "word")
     joined = first.groupBy("word").count().join(second.groupBy("word").count(), "word")
     assert len(joined.collect()) == 2
     assert "ReusedExchange" in joined._jdf.queryExecution().executedPlan().toString()
 
 
-def test_files_of_different_schemas_and_hive_folders(place: Place) -> None:
+def test_files_of_different_schemas_and_hive_folders(place: Files) -> None:
     root = place.folder / "hive"
     write(root / "day=1" / "a.parquet", pa.table({"a": pa.array([1, 2], pa.int32())}))
     write(root / "day=2" / "b.parquet", pa.table({"a": pa.array([3, None], pa.int64()), "b": ["x", "y"]}))
@@ -326,7 +242,7 @@ def test_files_of_different_schemas_and_hive_folders(place: Place) -> None:
 # --- names, options, writing ----------------------------------------------------------------------------------------------------
 
 
-def test_the_name_is_the_jars_and_python_writes(place: Place) -> None:
+def test_the_name_is_the_jars_and_python_writes(place: Files) -> None:
     session = place.spark()
     register(session)  # once more
     frame = place.load().select("n", "word")
@@ -347,7 +263,7 @@ def test_the_name_is_the_jars_and_python_writes(place: Place) -> None:
         other.range(3).write.format("tierstore").option("key", "nobody").mode("append").save()
 
 
-def test_sql(place: Place) -> None:
+def test_sql(place: Files) -> None:
     session = place.spark()
     place.load().select("n").where("n < 9").write.format("tierstore").option("key", "k").mode("overwrite").save()
     for statement in (
@@ -373,7 +289,7 @@ def test_sql(place: Place) -> None:
             session.sql(f"drop table if exists {name}")
 
 
-def test_bad_options_and_schemas(place: Place) -> None:
+def test_bad_options_and_schemas(place: Files) -> None:
     for options, words in (
         ({"colums": "n", "path": place.table}, "options are"),
         ({"key": "no-such"}, "neither a table"),
@@ -390,7 +306,7 @@ def test_bad_options_and_schemas(place: Place) -> None:
 # --- what goes wrong ------------------------------------------------------------------------------------------------------------
 
 
-def test_files_and_keys_that_go_away(place: Place) -> None:
+def test_files_and_keys_that_go_away(place: Files) -> None:
     path = write(place.folder / "late" / "a.parquet", pa.table({"n": range(5000)}))
     late = place.load(path).select("n")
     late._jdf.queryExecution().executedPlan().execute().getNumPartitions()  # plans the pieces
@@ -422,7 +338,7 @@ def slowly(marks: str) -> Callable[[Any], Any]:
     return work
 
 
-def test_a_killed_agent_in_the_middle_of_a_piece(place: Place, tmp_path: Path) -> None:
+def test_a_killed_agent_in_the_middle_of_a_piece(place: Files, tmp_path: Path) -> None:
     place.spark().conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "100")
     agents = processes(b"spark_agent")
     assert agents
@@ -444,7 +360,7 @@ def test_a_killed_agent_in_the_middle_of_a_piece(place: Place, tmp_path: Path) -
         soon(lambda: store.verify(payloads=True)["ok"])
 
 
-def test_a_killed_daemon_and_none_at_all(place: Place) -> None:
+def test_a_killed_daemon_and_none_at_all(place: Files) -> None:
     """The last test of this module: what is mapped can be read on, and files can be read without any daemon."""
     wanted = in_order(place.spark().read.parquet(place.table))
     place.daemon.kill()
