@@ -27,6 +27,8 @@ def known(kind: pa.DataType) -> pa.DataType:
         return pa.binary()
     if _is_list(kind):
         return pa.list_(kind.value_field.with_type(known(kind.value_type)))
+    if pa.types.is_map(kind):
+        return pa.map_(known(kind.key_type), known(kind.item_type))
     if pa.types.is_struct(kind):
         return pa.struct([entry.with_type(known(entry.type)) for entry in kind])
     return _WIDENED.get(kind, kind)
@@ -99,16 +101,21 @@ def is_in_place(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         return kind.index_type in _CODES and kind.value_type in (pa.string(), pa.large_string())
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return is_in_place(kind.value_type)
+        return _is_in_place_within(kind.value_type)
     if pa.types.is_map(kind):
-        return is_in_place(kind.key_type) and is_in_place(kind.item_type)
+        return _is_in_place_within(kind.key_type) and _is_in_place_within(kind.item_type)
     if pa.types.is_struct(kind):
-        return all(is_in_place(entry.type) for entry in kind)
+        return all(_is_in_place_within(entry.type) for entry in kind)
     if pa.types.is_timestamp(kind):
         return bool(kind.unit == "us")
     if pa.types.is_decimal(kind):
         return bool(kind.bit_width <= 128)
     return kind in _NAMES or kind in (pa.large_string(), pa.large_binary())
+
+
+def _is_in_place_within(kind: pa.DataType) -> bool:
+    """The same of what is nested: nobody looks there whether a dictionary has a null among its words."""
+    return not pa.types.is_dictionary(kind) and is_in_place(kind)
 
 
 _CODES = (pa.int8(), pa.int16(), pa.int32())

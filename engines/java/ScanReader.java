@@ -1,6 +1,7 @@
 package io.tierstore.spark;
 
 import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
 import org.apache.spark.SparkConf;
@@ -68,11 +69,9 @@ final class ScanReader implements PartitionReader<ColumnarBatch> {
     agent = found;
     lent = found.lend();
     ObjectNode head = Connection.head("scan_open").put("plan", plan).put("piece", piece.text()).put("skip", given);
+    ArrayNode columns = head.putArray("columns");
     for (String name : schema.fieldNames()) {
-      head.withArray("columns").add(name);
-    }
-    if (schema.isEmpty()) {
-      head.putArray("columns");
+      columns.add(name);
     }
     lent.request(head);
   }

@@ -266,6 +266,24 @@ def test_a_table_under_a_key(jvm: Jvm) -> None:
         jvm.ask("scan_next")
 
 
+def test_what_is_nested_in_a_table_under_a_key(jvm: Jvm) -> None:
+    """Dictionaries with a null among their words, and types that Spark has not, within others."""
+    words = [["red", None, "red"], None, [], [None, "green"]]
+    coded = pa.array(words, pa.list_(pa.string()))
+    inner = coded.values.dictionary_encode(null_encoding="encode")
+    bytes_of = [[("a", 200), ("b", None)], None, [], [("c", 7)]]
+    table = pa.table(
+        {
+            "coded": pa.ListArray.from_arrays(coded.offsets, inner, mask=coded.is_null()),
+            "map": pa.array(bytes_of, pa.map_(pa.string(), pa.uint8())),
+        }
+    )
+    jvm.store.put("nested", table, keep=True)
+    types = {field["name"]: field["type"] for field in jvm.plan(key="nested")["schema"]["fields"]}
+    assert types["coded"]["elementType"] == "string" and types["map"]["valueType"] == "short"
+    assert jvm.read(in_spark(table.schema), key="nested") == list(zip(words, bytes_of, strict=True))
+
+
 def test_statistics_exclude_row_groups_and_no_row_that_spark_keeps(jvm: Jvm, tmp_path: Path) -> None:
     numbers = list(range(ROWS))
     nan = [float("nan") if i in (5, 650) else i / 2 for i in numbers]
