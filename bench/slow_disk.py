@@ -46,20 +46,26 @@ def _cold(place: Path) -> Iterator[None]:
     """Have what is written below a folder go to the disk, and out of the page cache, again and again."""
     stop = threading.Event()
 
-    def drop() -> None:
+    def drop_all() -> None:
         while not stop.wait(DROP_S):
-            for path in place.rglob("*"):
-                with contextlib.suppress(OSError):
-                    if path.is_file():
-                        descriptor = os.open(path, os.O_RDONLY)
-                        os.fdatasync(descriptor)
-                        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-                        os.close(descriptor)
+            for folder, _, names in os.walk(place):  # which passes over folders that go meanwhile
+                for name in names:
+                    with contextlib.suppress(OSError):
+                        _drop(os.path.join(folder, name))
 
-    thread = threading.Thread(target=drop, daemon=True)
+    thread = threading.Thread(target=drop_all, daemon=True)
     thread.start()
     try:
         yield
     finally:
         stop.set()
         thread.join()
+
+
+def _drop(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fdatasync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)

@@ -34,7 +34,7 @@ def session(master: str, local: str, socket: str) -> Any:
         "spark.memory.fraction": "0.25",
         "spark.executor.extraJavaOptions": "-XX:G1HeapRegionSize=8m",
         "spark.local.dir": local,
-        "spark.sql.files.maxPartitionBytes": "1g",
+        "spark.sql.files.maxPartitionBytes": "256m",  # each file a partition: several in one would fit in no memory
         "spark.executor.heartbeatInterval": "1s",  # garbage collections are told with it
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",

@@ -1,9 +1,10 @@
 """One Spark application of bench/spark_sql.py: runs queries of TPC-H and TPC-DS and keeps what they give.
 
-python -m bench.spark_sql_job MASTER DATA LOCAL_DIR OUT NUMBERS [SOCKET]     with a socket: shuffles in the store
+python -m bench.spark_sql_job MASTER DATA LOCAL_DIR OUT NUMBERS CACHED [SOCKET]     with a socket: shuffles in the store
 
 DATA holds a folder of Parquet files for each suite. NUMBERS is JSON: {suite: [numbers of queries]}. OUT gets, pickled, the rows of
-each statement, {(suite, number, position): rows}, and the seconds of each query, {(suite, number): seconds}.
+each statement, {(suite, number, position): rows}, and the seconds of each query, {(suite, number): seconds}. CACHED: "yes" if all
+tables are to be cached first, by df.cache().
 """
 
 from __future__ import annotations
@@ -28,11 +29,34 @@ def in_sparks_words(statement: str) -> str:
     return re.sub(r'"([^"\n]*)"', r"`\1`", uncut(statement))
 
 
-def main(master: str, data: str, local: str, out: str, numbers: str, socket: str = "") -> None:
+def _tables(spark: Any, folder: Path, cached: bool) -> list[Any]:
+    """Each file of a folder, known as a table by its name."""
+    found = []
+    for path in sorted(folder.glob("*.parquet")):
+        table = spark.read.parquet(str(path))
+        if cached:
+            table.cache().count()
+        table.createOrReplaceTempView(path.stem)
+        found.append(table)
+    return found
+
+
+def _held(spark: Any, tables: list[Any]) -> dict[str, int]:
+    """What is cached: the bytes that Spark itself has of it, in memory and on disk, and those of the data, wherever they are."""
+    infos = spark.sparkContext._jsc.sc().getRDDStorageInfo()
+    plans = [table._jdf.queryExecution().withCachedData() for table in tables]
+    return {
+        "held_bytes": sum(int(info.memSize()) + int(info.diskSize()) for info in infos),
+        "data_bytes": sum(int(plan.stats().sizeInBytes().toString()) for plan in plans),
+    }
+
+
+def main(master: str, data: str, local: str, out: str, numbers: str, cached: str, socket: str = "") -> None:
     """Run all; print JSON."""
     spark = session(master, local, PARTITIONS, socket)
     rows: dict[Any, Any] = {}
     took: dict[Any, float] = {}
+    tables: list[Any] = []
     with ending(spark):
         for name, value in {
             "spark.sql.ansi.enabled": "false",  # at small scales some queries divide by zero
@@ -41,8 +65,7 @@ def main(master: str, data: str, local: str, out: str, numbers: str, socket: str
         }.items():
             spark.conf.set(name, value)
         for suite, wanted in json.loads(numbers).items():
-            for path in sorted(Path(data, suite).glob("*.parquet")):
-                spark.read.parquet(str(path)).createOrReplaceTempView(path.stem)
+            tables += _tables(spark, Path(data, suite), cached == "yes")
             texts = queries(suite)
             for number in wanted:
                 began = time.perf_counter()
@@ -50,9 +73,9 @@ def main(master: str, data: str, local: str, out: str, numbers: str, socket: str
                     found = spark.sql(in_sparks_words(statement)).collect()
                     rows[suite, number, position] = [tuple(row) for row in found]
                 took[suite, number] = time.perf_counter() - began
-        local_bytes = bytes_of_shuffles(local)
+        told = {"queries": len(took), "local_bytes": bytes_of_shuffles(local), **_held(spark, tables)}
     Path(out).write_bytes(pickle.dumps((rows, took)))
-    print(json.dumps({"queries": len(took), "local_bytes": local_bytes}))
+    print(json.dumps(told))
 
 
 if __name__ == "__main__":
