@@ -47,7 +47,7 @@ def _held(spark: Any, tables: list[Any]) -> dict[str, int]:
     plans = [table._jdf.queryExecution().withCachedData() for table in tables]
     return {
         "held_bytes": sum(int(info.memSize()) + int(info.diskSize()) for info in infos),
-        "data_bytes": sum(int(plan.stats().sizeInBytes().toString()) for plan in plans),
+        "data_bytes": sum(int(str(plan.stats().sizeInBytes())) for plan in plans),
     }
 
 
