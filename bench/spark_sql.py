@@ -33,7 +33,7 @@ def run(bench: Bench) -> None:
     scale = bench.parameter("scale", 0.01, 0.1)
     master = bench.parameter("executors", "local[2,4]", "local[2,4]")
     chosen = bench.parameter("queries", SMOKE, {suite: sorted(queries(suite)) for suite in ("tpch", "tpcds")})
-    dram = bench.parameter("dram_bytes", 128 * MIB, 2048 * MIB)
+    dram = bench.parameter("dram_bytes", 384 * MIB, 2048 * MIB)
     found: dict[str, Any] = {}
     with folder() as data, serving("--dram", str(dram)) as node:
         for suite in chosen:

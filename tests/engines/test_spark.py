@@ -280,7 +280,9 @@ def test_the_data_source(place: Place, name: str) -> None:
 
     assert in_order(load()) == in_order(session.read.parquet(place.table))
     assert load(columns="word, n").columns == ["word", "n"]
-    pushed = tuple(map(int, session.version.split(".")[:2])) >= (4, 1)  # before that Spark filters by itself
+    by_jar = name == "tierstore" and "TierPlugin" in session.conf.get("spark.plugins", "")
+    told = tuple(map(int, session.version.split(".")[:2])) >= (4, 1)  # before, a source in Python hears of no filters
+    pushed = by_jar or told
     assert load(piece="0").where("n >= 5500").rdd.getNumPartitions() == (7 if pushed else 12)  # by statistics
     query = "n >= 5500 and word in ('red', 'blue') and not word = 'blue' and x > 700.5 and n not in (6000, 6003)"
     mine = in_order(load().where(query))
