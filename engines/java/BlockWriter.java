@@ -35,6 +35,20 @@ final class BlockWriter {
     attempt = "t" + TaskContext.get().taskAttemptId();
   }
 
+  /** How large blocks are to be: so many bytes, but two to a segment; what does not fit one is sent to readers, not mapped. */
+  long most(long wanted) {
+    useless = useless || place.dropped();
+    try {
+      if (!useless) {
+        open();
+        return Math.min(wanted, agent.hello().number("segment") / 2);
+      }
+    } catch (IOException e) {
+      disconnect(); // write() will find it so too
+    }
+    return wanted;
+  }
+
   /** Put a block into the store; null where that is not possible. */
   Written write(BatchFrame frame) throws IOException {
     useless = useless || place.dropped();

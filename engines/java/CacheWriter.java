@@ -54,9 +54,10 @@ final class CacheWriter implements Iterator<CachedBatch> {
       throw new NoSuchElementException();
     }
     writer.reset();
+    long room = blocks.most(BATCH_BYTES);
     int count = 0;
     long size = 0;
-    while (count < most && size < BATCH_BYTES && rows.hasNext()) {
+    while (count < most && size < room && rows.hasNext()) {
       InternalRow row = rows.next();
       statistics.add(row);
       writer.write(row);

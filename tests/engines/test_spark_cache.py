@@ -135,6 +135,17 @@ def test_all_types_come_back_as_they_were(place: Place, spark: Any, named: dict[
             spark.conf.unset("spark.sql.inMemoryColumnarStorage.enableVectorizedReader")
 
 
+def test_batches_fit_a_segment(place: Place, spark: Any) -> None:
+    """Or readers would be sent copies."""
+    frame = spark.range(0, 4000, 1, 2).select("id", F.expr("repeat(sha2(cast(id as string), 256), 32)").alias("t"))
+    kept = cached(frame)  # of 2 KiB a row, and 1000 rows a batch
+    with place.daemon.connect() as store:
+        found = [store.info(key) for key in place.blocks()]
+        assert sum(info["bytes"] for info in found) > 4000 * 2048
+        assert {info["blocks"] for info in found} == {1}
+    assert kept.select("id", F.md5("t")).collect() == frame.select("id", F.md5("t")).collect()
+
+
 def test_rows_larger_than_a_segment_and_no_rows_at_all(place: Place, spark: Any) -> None:
     frame = spark.range(0, 6, 1, 3).select("id", F.expr("repeat(sha2(cast(id as string), 512), 50000)").alias("t"))
     kept = cached(frame)
