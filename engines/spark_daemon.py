@@ -6,6 +6,7 @@ It reads its standard input, whose other end only the driver holds: when the dri
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,9 +17,8 @@ from collections.abc import Sequence
 
 from tierstore.ringbuf.errors import PeerLost
 
-from .node_daemon import answers
+from .node_daemon import START_S, answers
 
-START_S = 60.0  # the first start on a machine compiles the kernels
 STOP_S = 20.0
 _PROGRAM = "from tierstore.engines.spark_daemon import main; main()"
 
@@ -50,7 +50,12 @@ def running(path: str, dram_bytes: int) -> str:
 
 
 def stop() -> None:
-    """End the daemons that this process started, and wait for them."""
+    """End the daemons that this process started, and wait for them; Spark before them, which has data there."""
+    pyspark = sys.modules.get("pyspark")
+    context = pyspark and pyspark.SparkContext._active_spark_context
+    if context is not None:
+        with contextlib.suppress(Exception):  # its JVM may be gone
+            context.stop()
     while _started:
         process = _started.pop()
         assert process.stdin is not None

@@ -188,6 +188,17 @@ def test_a_daemon_of_its_own_ends_with_its_driver(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_spark_is_stopped_before_the_daemon_that_has_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = spark_daemon.running(str(tmp_path / "s"), 16 << 20)
+    answered: list[bool] = []
+    context = SimpleNamespace(stop=lambda: answered.append(spark_daemon.answers(path)))
+    pyspark = SimpleNamespace(SparkContext=SimpleNamespace(_active_spark_context=context))
+    monkeypatch.setitem(sys.modules, "pyspark", pyspark)
+    spark_daemon.stop()
+    assert answered == [True] and not spark_daemon.answers(path)
+
+
+@pytest.mark.slow
 def test_a_daemon_that_cannot_start_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(tierstore.PeerLost, match="did not start"):
