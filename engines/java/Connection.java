@@ -63,7 +63,7 @@ public final class Connection implements AutoCloseable {
    * Send a request and return its answer.
    *
    * @throws StoreException where the agent answers with an error; the connection is good for more
-   * @throws IOException where the agent does not answer; the connection is of no more use
+   * @throws IOException where the agent does not answer, or is ending; the connection is of no more use
    */
   public Answer request(ObjectNode head, ByteBuffer... body) throws IOException {
     Answer answer = null;
@@ -89,6 +89,10 @@ public final class Connection implements AutoCloseable {
     } finally {
       patience.end();
       broken = answer == null;
+    }
+    if (answer.text("error").equals("Closed")) { // another thread of it was told first that its store is gone: it is ending
+      broken = true;
+      throw new AgentLost("the agent is ending, because its daemon has another store now; the next attempt starts another");
     }
     if (answer.head().has("error")) {
       JsonNode maps = answer.head().path("maps");

@@ -51,9 +51,8 @@ final class ScanReader implements PartitionReader<ColumnarBatch> {
         current = answer.number("rows") < 0 ? null : batch(answer);
         return current != null;
       } catch (IOException e) {
-        boolean told = e instanceof StoreException error && !error.kind.equals("Closed");
         letGo();
-        if (told || left == 1 || Thread.currentThread().isInterrupted()) { // which closes connections
+        if (e instanceof StoreException || left == 1 || Thread.currentThread().isInterrupted()) { // which closes connections
           throw e;
         }
       }

@@ -164,6 +164,36 @@ def test_memory_of_a_killed_agent_is_not_given_away_while_the_jvm_writes_there(h
         assert bytes(store.get_bytes("k")) == b"x" * SIZE
 
 
+ENDING = f"""#!{sys.executable}
+import sys
+from tierstore.engines.spark_agent_calls import Calls
+from tierstore.ringbuf.errors import Closed
+
+def handle(self, head, body, handle=Calls.handle):
+    if head["op"] == "keys":
+        raise Closed("this connection was closed")
+    return handle(self, head, body)
+
+Calls.handle = handle
+del sys.argv[:2]
+exec(sys.argv[0])
+"""
+
+
+def test_an_agent_whose_store_is_gone_counts_as_lost(classes: str, node: Daemon, tmp_path: Path) -> None:
+    """It ends; a thread of it that was not the first to be told is asked once more before it does."""
+    python = tmp_path / "python"
+    python.write_text(ENDING)
+    python.chmod(0o755)
+    holder = Holder(classes, node.socket, python=str(python))
+    try:
+        holder.agent()
+        assert holder.say("keys k").startswith("AgentLost the agent is ending")
+        assert holder.say("begin k 10") == "begun"
+    finally:
+        holder.end()
+
+
 def test_a_killed_jvm_takes_its_agent_along(holder: Holder, node: Daemon) -> None:
     pid, _ = holder.agent()
     with node.connect() as store:
