@@ -28,6 +28,7 @@ MAPPED_BYTES = 16 << 20  # of one answer that has to be sent; a larger batch com
 ABSENT = -2  # in place of an arena: there is no such key
 ROOM_WAIT_S = 2.0  # that a task waits for room: cached data can be Spark's to keep
 ROOM_SHARE = 16  # of so many segments one is left to shuffles and other data that must be kept
+OPEN_SEGMENTS = 2  # that are not counted: what is being filled, and what moves need
 GROUP_IDLE_S = 30.0  # then the open segment of a cache is given back: most are filled once
 
 
@@ -86,16 +87,22 @@ def _reserved(
 
 
 def has_room(store: Store) -> bool:
-    """Whether more than a share of all segments is free or holds what may vanish. Cost: some microseconds."""
+    """Whether what must be kept leaves more than a share of all segments. Cost: some microseconds.
+
+    Segments that are less than half full count by what is live in them, doubled: the store takes idle leases back, and moves
+    what several segments hold into one, where there is no other room.
+    """
     session = store._session
     count, width = session.grant.segment_count, layout.SEGMENT_ENTRY_BYTES // 8
     words = (ctypes.c_uint64 * (count * width)).from_address(session.control.address + layout.CONTROL_HEADER_BYTES)
     table = np.ctypeslib.as_array(words).reshape(count, width)
     states, classes = table[:, layout.S_WORD // 8] >> layout.STATE_SHIFT, table[:, layout.S_CLASS // 8]
     usable = (states != layout.STATE_UNBACKED) & (states != layout.STATE_QUARANTINED)
-    taken = (states == layout.STATE_LEASED) | (classes != layout.CLASS_CACHE)
-    free = (states == layout.STATE_FREE) | usable & ~taken
-    return bool(free.sum() * ROOM_SHARE > usable.sum())
+    kept = usable & (states != layout.STATE_FREE) & (classes != layout.CLASS_CACHE)
+    live = table[kept, layout.S_LIVE_BYTES // 8] / session.grant.segment_bytes
+    sparse = live < 0.5
+    taken = float((~sparse).sum() + live[sparse].sum() * 2)
+    return taken + OPEN_SEGMENTS < float(usable.sum()) * (1 - 1 / ROOM_SHARE)
 
 
 def _group(calls: Calls, app: str, shuffle: int) -> str:

@@ -157,3 +157,21 @@ def test_the_last_of_the_store_is_left_to_others(tmp_path: Path) -> None:
             jvm.put(0, noise(3, 900_000))
     finally:
         made.end()
+
+
+def test_more_small_caches_than_the_store_has_segments(tmp_path: Path) -> None:
+    """Each begins a segment of its own; those that are idle are taken back, and what they hold is moved together."""
+    made = Daemon(tmp_path, "--dram", "32MiB", "--ephemeral")
+    try:
+        with made.start().connect() as store:
+            calls, blocks = Calls(Shared(store)), {}
+            for number in range(2 * store.stats()["tiers"]["dram"]["segments"]["free"]):
+                asked = {"app": APP, "shuffle": CACHE + number}
+                calls.handle({"op": "shuffle", **asked, "partitions": 1, "lease_s": 60.0}, bytearray())
+                body, place = bytearray(noise(number, 5000)), {"map": 0, "attempt": "t1", "sequence": 0, "nonce": NONCE}
+                told, _ = calls.handle({"op": "block_put", **asked, **place}, body)
+                blocks[told["key"]] = bytes(body)
+            assert all(bytes(store.get_bytes(key)) == body for key, body in blocks.items())
+            calls.close()
+    finally:
+        made.end()
