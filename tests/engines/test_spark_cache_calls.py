@@ -28,15 +28,18 @@ class Jvm:
 
     def __init__(self, store: Any, quota: int = 0):
         self.store, self.calls = store, Calls(Shared(store))
-        self.ask("shuffle", app=APP, shuffle=CACHE, partitions=1, lease_s=60.0, quota=quota, pool="default")
+        self.begin(CACHE, quota)
+
+    def begin(self, cache: int, quota: int = 0) -> None:
+        self.ask("shuffle", app=APP, shuffle=cache, partitions=1, lease_s=60.0, quota=quota, pool="default")
 
     def ask(self, op: str, body: bytes = b"", **arguments: Any) -> tuple[dict[str, Any], bytes]:
         head, parts = self.calls.handle({"op": op, **arguments}, bytearray(body))
         return head, b"".join(bytes(memoryview(part)) for part in parts)
 
-    def put(self, sequence: int, data: bytes, partition: int = 0) -> tuple[str, str]:
+    def put(self, sequence: int, data: bytes, partition: int = 0, cache: int = CACHE) -> tuple[str, str]:
         """A block, filled as a JVM does; its key and hash."""
-        place, _ = self.ask("block", **name(partition), sequence=sequence, size=len(data))
+        place, _ = self.ask("block", **name(partition) | {"shuffle": cache}, sequence=sequence, size=len(data))
         with open(f"/proc/self/fd/{self.store._session.grant.write_fds[place['arena']]}", "r+b") as file:
             start = place["offset"] // mmap.PAGESIZE * mmap.PAGESIZE
             with mmap.mmap(file.fileno(), place["offset"] - start + len(data), offset=start) as memory:
@@ -153,7 +156,7 @@ def test_the_last_of_the_store_is_left_to_others(tmp_path: Path) -> None:
                 jvm.ask("block_put", noise(2), **name(0), sequence=99)
             store.put_bytes("a run of a shuffle", noise(1, 900_000), keep=True)
             jvm.ask("uncache", app=APP, shuffle=CACHE)
-            jvm.ask("shuffle", app=APP, shuffle=CACHE, partitions=1, lease_s=60.0, quota=0, pool="default")
+            jvm.begin(CACHE)
             jvm.put(0, noise(3, 900_000))
     finally:
         made.end()
@@ -164,14 +167,11 @@ def test_more_small_caches_than_the_store_has_segments(tmp_path: Path) -> None:
     made = Daemon(tmp_path, "--dram", "32MiB", "--ephemeral")
     try:
         with made.start().connect() as store:
-            calls, blocks = Calls(Shared(store)), {}
-            for number in range(2 * store.stats()["tiers"]["dram"]["segments"]["free"]):
-                asked = {"app": APP, "shuffle": CACHE + number}
-                calls.handle({"op": "shuffle", **asked, "partitions": 1, "lease_s": 60.0}, bytearray())
-                body, place = bytearray(noise(number, 5000)), {"map": 0, "attempt": "t1", "sequence": 0, "nonce": NONCE}
-                told, _ = calls.handle({"op": "block_put", **asked, **place}, body)
-                blocks[told["key"]] = bytes(body)
-            assert all(bytes(store.get_bytes(key)) == body for key, body in blocks.items())
-            calls.close()
+            jvm, count = Jvm(store), 2 * store.stats()["tiers"]["dram"]["segments"]["free"]
+            blocks = {}
+            for number in range(count):
+                jvm.begin(CACHE + number)
+                blocks[jvm.put(0, noise(number, 5000), cache=CACHE + number)[0]] = noise(number, 5000)
+            assert len(blocks) == count and all(bytes(store.get_bytes(key)) == data for key, data in blocks.items())
     finally:
         made.end()
