@@ -206,13 +206,18 @@ def test_a_new_client_when_memory_is_full(
     with serving(tmp_path, "--dram", "12MiB") as node, node.connect() as store, contextlib.ExitStack() as others:
         store.put_bytes("k", b"x" * 1000, keep=True)
         fill(ground)
-        with contextlib.suppress(tierstore.TierstoreError):
-            for _ in range(30):
-                others.enter_context(node.connect()).get_bytes("k")
-        time.sleep(0.2)
+        refused = []
+        for _ in range(
+            30
+        ):  # full is not exact: Linux counts pages for each processor, and what one attempt got is the next one's
+            try:
+                client = others.enter_context(node.connect())
+            except tierstore.Full as error:
+                refused.append(str(error))
+            else:
+                assert bytes(client.get_bytes("k")) == b"x" * 1000
         assert node.process.poll() is None, f"the daemon ended with {node.process.poll()}"
-        with pytest.raises(tierstore.Full, match="free some"):
-            node.connect()
+        assert refused and all("free some" in text for text in refused)
         assert bytes(store.get_bytes("k")) == b"x" * 1000
         sound(store)
 
