@@ -159,7 +159,8 @@ class CostModel:
         ordered = in_order(rows, access.threads, access.grain)
         if table is not None:
             top = max(in_order(rows, threads, access.grain) for row in rows for threads in row.threads)
-            return self._peak(rows, table, access.grain) * ordered / top
+            # Between measured grains a line through the one table may rise above that through the other.
+            return ordered * min(1.0, self._peak(rows, table, access.grain) / top)
         profile = self.profile
         under_way = profile.outstanding_per_thread.value * access.threads
         if profile.outstanding_max.value:

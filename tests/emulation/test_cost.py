@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tierstore.emulation.cost import Access, CostModel
@@ -269,6 +269,7 @@ def test_more_bytes_take_no_less_time(profile: str, access: Access, more: int) -
 
 
 @given(profiles, ACCESSES)
+@example("eadr", Access("ntstore", 455, 454))  # between measured grains
 def test_what_makes_it_harder_makes_it_no_faster(profile: str, access: Access) -> None:
     easy = replace(access, remote=False, dependent=False, rivals=0, pattern="sequential")
     for change in ({"remote": True}, {"dependent": True}, {"rivals": 16}, {"pattern": "random"}):
