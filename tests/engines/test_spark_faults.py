@@ -163,7 +163,7 @@ def test_cached_data_that_do_not_fit_are_sparks_to_keep(place: Place) -> None:
     spark = place.spark()
     frame = spark.range(0, 400_000, 1, 4).select("id", F.rand(7).alias("a"), F.rand(8).alias("b"))
     expected = frame.agg(F.sum("id"), F.max("a"), F.min("b")).first()
-    with filled(place, 14 * MIB):
+    with filled(place, 12 * MIB):
         kept = frame.cache()
         assert kept.agg(F.sum("id"), F.max("a"), F.min("b")).first() == expected
         assert place.held()[0] > MIB  # and shuffles still find room
