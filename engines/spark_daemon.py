@@ -78,4 +78,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _watch() -> None:
     while os.read(0, 1):
         pass
+    while signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # it answers already, but would leave its files
+        time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGTERM)
