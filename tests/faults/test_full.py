@@ -207,15 +207,15 @@ def test_a_new_client_when_memory_is_full(
         store.put_bytes("k", b"x" * 1000, keep=True)
         fill(ground)
         refused = []
-        for _ in range(
-            30
-        ):  # full is not exact: Linux counts pages for each processor, and what one attempt got is the next one's
+        # Full is not exact: Linux counts pages for each processor, and what one attempt got is the next one's.
+        for _ in range(30):
             try:
                 client = others.enter_context(node.connect())
             except tierstore.Full as error:
                 refused.append(str(error))
             else:
                 assert bytes(client.get_bytes("k")) == b"x" * 1000
+        time.sleep(0.2)
         assert node.process.poll() is None, f"the daemon ended with {node.process.poll()}"
         assert refused and all("free some" in text for text in refused)
         assert bytes(store.get_bytes("k")) == b"x" * 1000
